@@ -1,0 +1,73 @@
+# What a contributor types. Everything lands in .venv; a target that has nothing new to do takes no time.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+CONSTRAINTS := constraints/dev.txt
+SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*/.*') $(wildcard README.md) LICENSE
+# The venv belongs to one interpreter: with another PYTHON it is made anew.
+INTERPRETER := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+MADE = $(VENV)/.made-$(INTERPRETER)
+
+.PHONY: help demo demo-serve test matrix lint types imports clean .packages-venv .packages-servers
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+demo: $(VENV)/.package $(VENV)/.demo ## walk through the demo site with the cache off and on, and compare
+	$(BIN)/python demo/walk.py
+
+demo-serve: $(VENV)/.package $(VENV)/.demo ## serve the demo site, with the debug toolbar
+	$(BIN)/python demo/manage.py prepare
+	$(BIN)/python demo/manage.py runserver
+
+test: $(VENV)/.package $(VENV)/.test ## all tests, on private servers (ARGS="--pairs sqlite:locmem -- -k name")
+	$(BIN)/python -m tests.run $(ARGS)
+
+matrix: .packages-servers ## the two main pairs on every Django and every Python present
+	$(PYTHON) -m tests.matrix $(ARGS)
+
+lint: $(VENV)/.lint ## style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.lint ## mypy, strict
+	$(BIN)/mypy
+
+imports: $(VENV)/.lint ## imports only go down
+	PYTHONPATH=src $(BIN)/lint-imports
+
+clean: ## forget everything that was made here
+	rm -rf $(VENV) .matrix build dist htmlcov .coverage .coverage.* reports/logs
+	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find src tests demo benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+.packages-venv:
+	@.ci/packages venv $(PYTHON)
+
+.packages-servers:
+	@.ci/packages servers $(PYTHON)
+
+$(MADE): | .packages-venv
+	$(PYTHON) -m venv --clear $(VENV)
+	$(PIP) install --upgrade 'pip>=25.1'
+	@touch $(VENV)/.made-$$($(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+
+$(VENV)/.package: $(SOURCES) pyproject.toml $(MADE)
+	$(PIP) install --constraint $(CONSTRAINTS) .
+	@touch $@
+
+$(VENV)/.demo: demo/requirements.txt $(CONSTRAINTS) $(MADE)
+	$(PIP) install --constraint $(CONSTRAINTS) --requirement demo/requirements.txt
+	@touch $@
+
+$(VENV)/.lint: pyproject.toml $(CONSTRAINTS) $(MADE)
+	$(PIP) install --constraint $(CONSTRAINTS) --group lint
+	@touch $@
+
+$(VENV)/.test: pyproject.toml $(CONSTRAINTS) $(MADE) | .packages-servers
+	$(PIP) install --constraint $(CONSTRAINTS) --group test
+	@touch $@

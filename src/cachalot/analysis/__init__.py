@@ -1,0 +1,1 @@
+"""What a statement depends on and what a statement changes."""

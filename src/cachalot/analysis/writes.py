@@ -1,0 +1,52 @@
+"""From a write to what it changes.
+
+A write of the ORM names its table; a raw statement is read by the tokenizer. To this come the tables that the database
+changes by itself. What cannot be understood changes everything.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cachalot.analysis.rawsql import Kind, Statement, analyse, canonical_table
+from cachalot.analysis.schema import written_with
+from cachalot.analysis.volatility import may_write
+from cachalot.conf import Config
+from cachalot.core.tags import EVERYTHING, NOTHING, Effects
+
+
+def effects_on(tables: frozenset[str], config: Config) -> Effects:
+    """Return what changes when rows of ``tables`` are written."""
+    return Effects(written_with(tables, config))
+
+
+def effects_of_query(query: Any, config: Config) -> Effects:  # noqa: ANN401 - a query of Django
+    """Return what a write of the ORM changes, before it is compiled.
+
+    :param query: an InsertQuery, UpdateQuery or DeleteQuery.
+    """
+    names = {query.get_meta().db_table}
+    base = getattr(query, "base_table", None)
+    if isinstance(base, str):
+        names.add(base)
+    return effects_on(frozenset(map(canonical_table, names)), config)
+
+
+def effects_of_text(sql: str, vendor: str, config: Config) -> Effects:
+    """Return what the text of a write says it changes, for one that contains more than columns and values."""
+    total = NOTHING
+    for statement in analyse(sql, vendor):
+        total |= effects_of_statement(statement, vendor, config)
+    return total
+
+
+def effects_of_statement(statement: Statement, vendor: str, config: Config) -> Effects:
+    """Return what one statement changes."""
+    if statement.kind in _UNKNOWN:
+        return EVERYTHING
+    if may_write(statement.functions, vendor, config.stable_functions):
+        return EVERYTHING
+    return effects_on(statement.writes, config) if statement.writes else NOTHING
+
+
+_UNKNOWN = frozenset({Kind.UNKNOWN, Kind.COMMIT_PREPARED})

@@ -1,0 +1,347 @@
+"""The public functions: invalidate, ask, switch off, explain, count."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ContextDecorator, contextmanager
+from contextvars import Token
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+from django.apps import apps
+from django.conf import settings
+from django.db import connections
+from django.db.models import Model, QuerySet
+
+from cachalot.analysis.rawsql import canonical_table
+from cachalot.analysis.schema import written_with
+from cachalot.conf import current
+from cachalot.core.decisions import Decision
+from cachalot.core.tags import EPOCH, NOTHING, Effects, Tag, any_of
+from cachalot.engine import registry, scopes
+from cachalot.engine.cache import QueryCache, tag_key
+from cachalot.engine.caches import query_cache
+from cachalot.observe import counters
+from cachalot.orm.connection import attach, session_of
+from cachalot.orm.explaining import explain_query
+from cachalot.orm.notices import announce
+from cachalot.stores.base import StoreAway
+
+__all__ = [
+    "Explanation",
+    "cachalot_disabled",
+    "cachalot_refreshing",
+    "explain",
+    "get_last_invalidation",
+    "invalidate",
+    "invalidation_deferred",
+    "stats",
+]
+
+TableOrModel = str | type[Model] | Model
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def _tables(tables_or_models: tuple[TableOrModel, ...]) -> frozenset[str]:
+    """Return the canonical names of tables given as models, as ``app.Model`` or as table names."""
+    return frozenset(canonical_table(_table(one)) for one in tables_or_models)
+
+
+def _table(table_or_model: TableOrModel) -> str:
+    if not isinstance(table_or_model, str):
+        return table_or_model._meta.db_table
+    if table_or_model.count(".") == 1:
+        try:
+            return apps.get_model(table_or_model)._meta.db_table
+        except LookupError:
+            pass  # the name of a table in a schema
+    return table_or_model
+
+
+def _aliases(chosen: str | None, known: Any) -> list[str]:  # noqa: ANN401 - a handler or a mapping
+    return list(known) if chosen is None else [chosen]
+
+
+def _session(alias: str) -> Any:  # noqa: ANN401 - see session_of
+    connection = connections[alias]
+    attach(connection)
+    return session_of(connection)
+
+
+def _caches(chosen: str | None) -> list[QueryCache]:
+    found = (query_cache(alias) for alias in _aliases(chosen, settings.CACHES))
+    return [cache for cache in found if cache is not None]
+
+
+def invalidate(
+    *tables_or_models: TableOrModel, cache_alias: str | None = None, db_alias: str | None = None
+) -> None:
+    """End every cached result that depends on some tables.
+
+    Inside a transaction the results end at once, and again when it commits.
+
+    :param tables_or_models: models, instances, ``"app.Model"`` or names of tables; none at all means all tables.
+    :param cache_alias: key of ``CACHES``; by default all caches, also those that were used under an earlier
+        ``CACHALOT_CACHE``.
+    :param db_alias: key of ``DATABASES``; by default all databases.
+    :raises django.core.cache.backends.base.InvalidCacheBackendError: there is no such cache.
+    :raises django.db.utils.ConnectionDoesNotExist: there is no such database.
+
+    .. versionadded:: 1.0
+    """
+    effects = Effects(everything=True)
+    if tables_or_models:
+        effects = Effects(written_with(_tables(tables_or_models), current()))
+    for alias in _aliases(db_alias, connections):
+        session = _session(alias)
+        transaction = session.transaction()
+        if transaction is not None:
+            transaction.note(effects)
+        for cache in _caches(cache_alias):
+            cache.invalidate(session, effects)
+        session.notices[:] = [effects]
+        announce(session)
+
+
+def get_last_invalidation(
+    *tables_or_models: TableOrModel, cache_alias: str | None = None, db_alias: str | None = None
+) -> float:
+    """Return when one of some tables was last invalidated, for the keys of template fragments and pages.
+
+    The answer is different after each invalidation of any of the tables, and it never returns to an earlier one: when the
+    cache has dropped what it knew, the answer is new.
+
+    :param tables_or_models: models, instances, ``"app.Model"`` or names of tables; none at all means all tables of models.
+    :param cache_alias: key of ``CACHES``; by default the cache in use.
+    :param db_alias: key of ``DATABASES``; by default all databases.
+    :returns: seconds since the epoch by the clock of the machine that wrote; 0.0 when never. While the cache does not
+        answer: the time now.
+
+    .. versionadded:: 1.0
+    """
+    config = current()
+    tables = _tables(tables_or_models) or _tables(tuple(apps.get_models(include_auto_created=True)))
+    tags: list[Tag] = [EPOCH, *(any_of(table) for table in sorted(tables))]
+    latest = 0.0
+    for cache in _caches(cache_alias or config.cache):
+        for alias in _aliases(db_alias, connections):
+            session = _session(alias)
+            space = session.namespace(config)
+            primary = session.primary_alias(config)
+            pairs = [(tag, tag_key(space, primary, tag, config)) for tag in tags]
+            try:
+                latest = max(latest, registry.last_invalidation(cache, space, pairs))
+            except StoreAway:
+                return registry.now()
+    return latest
+
+
+class _Scope(ContextDecorator):
+    """A scope that is a context manager and a decorator, for functions, coroutines and generators."""
+
+    def __init__(self) -> None:
+        self._tokens: list[Token[Any]] = []
+
+    def _enter(self) -> Token[Any]:
+        raise NotImplementedError
+
+    def _leave(self, token: Token[Any]) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> None:
+        self._tokens.append(self._enter())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._leave(self._tokens.pop())
+
+    async def __aenter__(self) -> None:
+        self.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+    def _again(self) -> _Scope:
+        raise NotImplementedError
+
+    def __call__(self, function: Function) -> Function:
+        """Return ``function`` run inside the scope."""
+        again = self._again
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def wrapped_coroutine(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the function
+                with again():
+                    return await function(*args, **kwargs)
+
+            return wrapped_coroutine  # type: ignore[return-value]
+        if inspect.isgeneratorfunction(function):
+
+            @functools.wraps(function)
+            def wrapped_generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+                return _stepwise(again, function(*args, **kwargs))
+
+            return wrapped_generator  # type: ignore[return-value]
+
+        @functools.wraps(function)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the function
+            with again():
+                return function(*args, **kwargs)
+
+        return wrapped  # type: ignore[return-value]
+
+
+def _stepwise(scope: Callable[[], _Scope], generator: Any) -> Iterator[Any]:  # noqa: ANN401 - of the user
+    """Run each step of a generator inside a scope, and nothing of the caller's between two steps."""
+    answer: Any = None
+    try:
+        while True:
+            with scope():
+                value = generator.send(answer)
+            answer = yield value
+    except StopIteration as stop:
+        return stop.value  # noqa: B901 - hands on the value of the wrapped generator
+    finally:
+        generator.close()
+
+
+class cachalot_disabled(_Scope):  # noqa: N801 - a kept name
+    """Run queries without the cache: nothing is served from it, nothing stored. Writes still invalidate.
+
+    A context manager and a decorator, for synchronous and asynchronous code. Scopes nest, and an exception ends them.
+
+    :param all_queries: whether querysets that were evaluated before are run again as well when used inside.
+
+    .. versionadded:: 2.0
+    """
+
+    def __init__(self, all_queries: bool = False) -> None:  # noqa: FBT001, FBT002 - a kept signature
+        super().__init__()
+        self._all_queries = all_queries
+
+    def _again(self) -> _Scope:
+        return cachalot_disabled(self._all_queries)
+
+    def _enter(self) -> Token[Any]:
+        if not self._all_queries:
+            inherited = scopes.mode.get() is scopes.Mode.OFF_AND_EVALUATED
+            return scopes.mode.set(scopes.Mode.OFF_AND_EVALUATED if inherited else scopes.Mode.OFF)
+        from cachalot.orm import querysets  # noqa: PLC0415 - wraps QuerySet only where it is asked for
+
+        querysets.install()
+        return scopes.mode.set(scopes.Mode.OFF_AND_EVALUATED)
+
+    def _leave(self, token: Token[Any]) -> None:
+        scopes.mode.reset(token)
+
+
+class cachalot_refreshing(_Scope):  # noqa: N801 - named like cachalot_disabled
+    """Run every query on the database, and store what it returns: for warming the cache.
+
+    A context manager and a decorator, like :class:`cachalot_disabled`.
+
+    .. versionadded:: 3.0
+    """
+
+    def _again(self) -> _Scope:
+        return cachalot_refreshing()
+
+    def _enter(self) -> Token[Any]:
+        return scopes.mode.set(scopes.Mode.REFRESH)
+
+    def _leave(self, token: Token[Any]) -> None:
+        scopes.mode.reset(token)
+
+
+@contextmanager
+def invalidation_deferred() -> Iterator[None]:
+    """Put invalidations off until the end of a block: one exchange with the cache for any number of writes.
+
+    Reads of the same block do not use the cache for the tables written in it. Reads of others may be answered as they
+    were before the block until it ends, and if the process dies in it, until the results expire: this is for imports
+    that nobody looks at meanwhile. An exception does not lose an invalidation.
+
+    :returns: a context manager, and a decorator.
+
+    .. versionadded:: 3.0
+    """
+    if scopes.deferred.get() is not None:
+        yield
+        return
+    collected = scopes.Deferred()
+    token = scopes.deferred.set(collected)
+    try:
+        yield
+    finally:
+        scopes.deferred.reset(token)
+        for alias, effects in collected.effects.items():
+            _deliver(alias, effects)
+
+
+def _deliver(alias: str, effects: Effects) -> None:
+    cache = query_cache(current().cache)
+    session = _session(alias)
+    if cache is not None and effects != NOTHING:
+        transaction = session.transaction()
+        if transaction is not None:
+            transaction.note(effects)
+        cache.invalidate(session, effects, "transaction")
+        announce(session)
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What the cache would do with a queryset, and why.
+
+    :param decision: hit, miss or bypass, with its reason.
+    :param tables: names of the tables it depends on.
+    :param invalidated_by: the tags whose change ends its result, as text.
+    :param sql: the statement, placeholders in place; empty if it has none.
+    :param key: key of the entry in the cache; empty for a bypass.
+    """
+
+    decision: Decision
+    tables: tuple[str, ...]
+    invalidated_by: tuple[str, ...]
+    sql: str
+    key: str
+
+    def __str__(self) -> str:
+        """Return the explanation as lines of text."""
+        lines = [str(self.decision), f"SQL: {self.sql}"]
+        if self.tables:
+            lines.append(f"tables: {', '.join(self.tables)}")
+        if self.invalidated_by:
+            lines.append(f"ends with a change of: {', '.join(self.invalidated_by)}")
+        return "\n".join(lines)
+
+
+def explain(queryset: QuerySet[Any]) -> Explanation:
+    """Return what the cache would do with a queryset now, why, and what would end its result.
+
+    The queryset is compiled, but not run.
+
+    :param queryset: any queryset.
+    :raises TypeError: it is not a queryset.
+
+    .. versionadded:: 3.0
+    """
+    if not isinstance(queryset, QuerySet):
+        message = f"explain() takes a queryset, not {type(queryset).__name__}"
+        raise TypeError(message)
+    found = explain_query(queryset)
+    return Explanation(found.decision, found.tables, found.invalidated_by, found.sql, found.key)
+
+
+def stats() -> dict[str, Any]:
+    """Return what this process has counted since it started: hits, misses and bypasses by reason, and the cache's faults.
+
+    .. versionadded:: 3.0
+    """
+    return counters.snapshot()

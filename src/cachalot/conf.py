@@ -1,0 +1,457 @@
+"""Settings as data: every ``CACHALOT_*`` setting with its type, default and meaning.
+
+:class:`Config` is the one table. A field ``x`` is the setting ``CACHALOT_X``; what may be written there and
+what it means stands beside it, and validation, the system checks and the tests of the documentation read it.
+
+:func:`current` answers with the values of today. Importing this module reads nothing, and without configured
+Django settings the defaults answer. A value of the wrong type is reported by the check ``cachalot.E002`` and
+logged; at run time its default is used, except where that could serve wrong rows: then nothing is served.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Final
+
+from django.apps import apps
+from django.conf import ENVIRONMENT_VARIABLE, settings
+from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
+
+logger = logging.getLogger("cachalot")
+
+PREFIX: Final = "CACHALOT_"
+SUPPORTED_ONLY: Final = "supported_only"
+SUPPORTED_VENDORS: Final = frozenset({"sqlite", "postgresql", "mysql"})
+
+# The names under which projects ask for what happens anyway.
+_BUILT_IN_KEYGENS: Final = frozenset(
+    {"cachalot.utils.get_query_cache_key", "cachalot.utils.get_table_cache_key"}
+)
+
+# ------------------------------------------------------------------------------------------------------------
+# What may be written in a setting
+# ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What may be written in a setting.
+
+    :param expects: the values that are accepted, to be read after "must be".
+    :param parse: returns the normalised value; raises :exc:`TypeError`, :exc:`ValueError` or
+        :exc:`ImportError` for any other value.
+    """
+
+    expects: str
+    parse: Callable[[Any], Any]
+
+
+def _bool(value: object) -> bool:
+    # 0 and 1 come from environment parsers; "False" would be true, so text is refused.
+    if isinstance(value, int) and value in {0, 1}:
+        return bool(value)
+    raise TypeError
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str) and value:
+        return value
+    raise TypeError
+
+
+def _names(value: object) -> frozenset[str]:
+    # A lone string is a collection of letters: the mistake this check exists for.
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise TypeError
+    return frozenset(_text(item) for item in value)
+
+
+def _lower_names(value: object) -> frozenset[str]:
+    return frozenset(name.lower() for name in _names(value))
+
+
+def _databases(value: object) -> frozenset[str] | None:
+    return None if value == SUPPORTED_ONLY else _names(value)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError
+    if not math.isfinite(value) or value < 0:
+        raise ValueError
+    return float(value)
+
+
+def _number_or_none(value: object) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _positive_number(value: object) -> float:
+    number = _number(value)
+    if number == 0:
+        raise ValueError
+    return number
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError
+    if value < 0:
+        raise ValueError
+    return value
+
+
+def _hook(value: object) -> Callable[..., Any] | None:
+    if value is None or callable(value):
+        return value
+    path = _text(value)
+    if not apps.models_ready:
+        # The module of a hook may import models. Until that is possible, what was read is not kept.
+        raise ValueError
+    found = _import(path)
+    if not callable(found):
+        raise TypeError
+    return found
+
+
+def _import(path: str) -> object:
+    try:
+        return import_string(path)
+    except Exception as error:  # whatever the module of the project raises is a fault of the setting
+        raise ImportError(f"{type(error).__name__}: {error}") from error
+
+
+def _keygen(value: object) -> Callable[..., Any] | None:
+    module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
+    path = value if isinstance(value, str) else f"{module}.{name}"
+    return None if path in _BUILT_IN_KEYGENS else _hook(value)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError
+    return {_text(name): what for name, what in value.items()}
+
+
+def _replicas(value: object) -> Mapping[str, str]:
+    primaries = {alias: _text(primary) for alias, primary in _mapping(value).items()}
+    return {alias: _primary_of(alias, primaries) for alias in primaries}
+
+
+def _primary_of(alias: str, primaries: Mapping[str, str]) -> str:
+    """Follow a replica of a replica up to the database that is written to."""
+    seen = set()
+    while alias in primaries:
+        if alias in seen:
+            raise ValueError
+        seen.add(alias)
+        alias = primaries[alias]
+    return alias
+
+
+def _dependencies(value: object) -> Mapping[str, frozenset[str]]:
+    return {
+        table: frozenset({also}) if isinstance(also, str) and also else _names(also)
+        for table, also in _mapping(value).items()
+    }
+
+
+BOOL: Final = Kind("True or False", _bool)
+CACHE_ALIAS: Final = Kind("the alias of a cache in CACHES, as a string", _text)
+DATABASE_ALIASES: Final = Kind(
+    "'supported_only', or a list, tuple or set of aliases in DATABASES", _databases
+)
+NAMES: Final = Kind("a list, tuple or set of strings", _names)
+LOWER_NAMES: Final = Kind("a list, tuple or set of strings", _lower_names)
+SECONDS: Final = Kind("a number of seconds, 0 or more", _number)
+SOME_SECONDS: Final = Kind("a number of seconds above 0", _positive_number)
+SECONDS_OR_NONE: Final = Kind("a number of seconds, 0 or more, or None", _number_or_none)
+COUNT: Final = Kind("a whole number, 0 or more", _count)
+HOOK: Final = Kind("None, a callable, or the dotted path of one that can be imported", _hook)
+KEYGEN: Final = Kind("None, a callable, or the dotted path of one that can be imported", _keygen)
+REPLICAS: Final = Kind("a dictionary from the alias of a replica to the alias of its primary", _replicas)
+DEPENDENCIES: Final = Kind(
+    "a dictionary from a table name to a list, tuple or set of table names", _dependencies
+)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The settings
+# ------------------------------------------------------------------------------------------------------------
+
+
+def _setting(default: object, kind: Kind, doc: str, *, vital: bool = False) -> Any:
+    """Declare one setting, as :func:`dataclasses.field` does.
+
+    :param default: as it would be written in the settings of a project.
+    :param kind: what may be written there.
+    :param doc: a sentence for people.
+    :param vital: whether a wrong value must end caching, because the default could serve wrong rows.
+    """
+    metadata = {"default": default, "kind": kind, "doc": doc, "vital": vital}
+    return field(default_factory=lambda: kind.parse(default), metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every setting, checked and normalised; the field ``x`` is the setting ``CACHALOT_X``.
+
+    ``Config()`` has the defaults. It never changes: :func:`current` returns another one when a setting has
+    changed, so work derived from it may be kept for as long as ``current()`` returns the same object.
+
+    .. versionadded:: 3.0
+    """
+
+    enabled: bool = _setting(
+        True, BOOL, "Whether results are served from the cache. When False, writes still invalidate."
+    )
+    cache: str = _setting("default", CACHE_ALIAS, "Alias of the cache in CACHES that is used.")
+    databases: frozenset[str] | None = _setting(
+        SUPPORTED_ONLY,
+        DATABASE_ALIASES,
+        "Aliases of the databases whose reads are cached; 'supported_only' means every SQLite, PostgreSQL "
+        "and MySQL or MariaDB database.",
+    )
+    use_unsupported_database: bool = _setting(
+        False, BOOL, "Whether databases of other vendors are cached too, and without a warning."
+    )
+    additional_supported_databases: frozenset[str] = _setting(
+        (),
+        NAMES,
+        "Dotted paths of further database engines that count as supported, as in DATABASES['ENGINE'].",
+    )
+    timeout: float | None = _setting(
+        86400, SECONDS_OR_NONE, "Seconds after which a result expires at the latest; None means never."
+    )
+    cache_random: bool = _setting(False, BOOL, "Whether statements with order_by('?') are cached.")
+    cache_iterators: bool = _setting(True, BOOL, "Whether results read through .iterator() are cached.")
+    invalidate_raw: bool = _setting(
+        True, BOOL, "Whether SQL sent through a cursor is looked at and invalidates the tables it writes to."
+    )
+    only_cachable_tables: frozenset[str] = _setting(
+        (),
+        NAMES,
+        "When this or the next is not empty, only statements all of whose tables are listed are cached.",
+    )
+    only_cachable_apps: frozenset[str] = _setting(
+        (), NAMES, "App labels whose tables are added to CACHALOT_ONLY_CACHABLE_TABLES."
+    )
+    uncachable_tables: frozenset[str] = _setting(
+        ("django_migrations",), NAMES, "Tables whose statements are never cached."
+    )
+    uncachable_apps: frozenset[str] = _setting(
+        (), NAMES, "App labels whose tables are added to CACHALOT_UNCACHABLE_TABLES."
+    )
+    additional_tables: frozenset[str] = _setting(
+        (), NAMES, "Tables without a model that belong to the project and may be cached and invalidated."
+    )
+    query_keygen: Callable[..., Any] | None = _setting(  # noqa: RUF009 - it returns a field
+        None,
+        KEYGEN,
+        "Called with the compiler; returns text that is added to the key of the result, which stays free of "
+        "collisions whatever it returns.",
+    )
+    table_keygen: Callable[..., Any] | None = _setting(  # noqa: RUF009 - it returns a field
+        None,
+        KEYGEN,
+        "Called with a database alias and a table name; returns the name under which the state of the table "
+        "is kept. Tables of one name are invalidated together.",
+    )
+    final_sql_check: bool = _setting(
+        False, BOOL, "Accepted and without effect: the dependencies are always complete."
+    )
+    key_context: Callable[..., Any] | None = _setting(  # noqa: RUF009 - it returns a field
+        None,
+        HOOK,
+        "Called with the database connection before each read; its value becomes part of the key. For "
+        "row-level security and whatever else changes what a statement sees.",
+        vital=True,
+    )
+    replicas: Mapping[str, str] = _setting(
+        {},
+        REPLICAS,
+        "Which database aliases are replicas of which: a write to one invalidates all.",
+        vital=True,
+    )
+    replica_lag: float = _setting(
+        5.0, SECONDS, "Seconds after a write during which what a replica answers is not stored."
+    )
+    write_dependencies: Mapping[str, frozenset[str]] = _setting(
+        {},
+        DEPENDENCIES,
+        "Which tables also change when one is written to: by triggers, cascades and rules Django cannot see.",
+        vital=True,
+    )
+    stable_functions: frozenset[str] = _setting(
+        (),
+        LOWER_NAMES,
+        "SQL functions of your own whose result follows from their arguments and the tables alone.",
+    )
+    lease: float = _setting(
+        30.0, SOME_SECONDS, "Seconds that one commit may take at most before others stop waiting for its end."
+    )
+    max_rows: int = _setting(20_000, COUNT, "Results with more rows are not stored.")
+    max_bytes: int = _setting(4 * 1024 * 1024, COUNT, "Results with more bytes are not stored.")
+
+    def supports(self, vendor: str, engine: str) -> bool:
+        """Return whether databases of this kind are cached without being asked for by alias.
+
+        :param vendor: ``connection.vendor``, so that a wrapped or subclassed engine counts as what it is.
+        :param engine: ``connection.settings_dict["ENGINE"]``.
+        """
+        return (
+            vendor in SUPPORTED_VENDORS
+            or self.use_unsupported_database
+            or engine in self.additional_supported_databases
+        )
+
+    def caches_database(self, alias: str, vendor: str, engine: str) -> bool:
+        """Return whether reads of a database may be cached.
+
+        :param alias: database alias.
+        :param vendor: ``connection.vendor``.
+        :param engine: ``connection.settings_dict["ENGINE"]``.
+        """
+        return self.supports(vendor, engine) if self.databases is None else alias in self.databases
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One line of the table of settings.
+
+    :param name: such as ``CACHALOT_TIMEOUT``.
+    :param field: the field of :class:`Config`.
+    :param default: as it would be written in the settings of a project.
+    :param kind: what may be written there.
+    :param doc: a sentence for people.
+    :param vital: whether a wrong value ends caching, because the default could serve wrong rows.
+    """
+
+    name: str
+    field: str
+    default: Any
+    kind: Kind
+    doc: str
+    vital: bool
+
+    def fault(self, value: object) -> str | None:
+        """Return what is wrong with a value, as the end of a sentence, or ``None``."""
+        try:
+            self.kind.parse(value)
+        except ImportError as error:
+            return f"must be {self.kind.expects} ({error})"
+        except (TypeError, ValueError):
+            return f"must be {self.kind.expects}, not {value!r}"
+        return None
+
+
+SETTINGS: Final[tuple[Setting, ...]] = tuple(
+    Setting(name=PREFIX + one.name.upper(), field=one.name, **one.metadata) for one in fields(Config)
+)
+BY_NAME: Final[Mapping[str, Setting]] = {one.name: one for one in SETTINGS}
+
+
+def written() -> dict[str, Any]:
+    """Return the known settings that the project has written, as written; none without Django settings."""
+    if not settings.configured and not os.environ.get(ENVIRONMENT_VARIABLE):
+        return {}
+    return {name: getattr(settings, name) for name in BY_NAME if hasattr(settings, name)}
+
+
+def _read() -> Config:
+    values: dict[str, Any] = {}
+    trusted = True
+    for name, value in written().items():
+        setting = BY_NAME[name]
+        fault = setting.fault(value)
+        if fault is None:
+            values[setting.field] = setting.kind.parse(value)
+            continue
+        trusted = trusted and not setting.vital
+        if apps.models_ready:
+            logger.error(
+                "%s %s. %s", name, fault, "Nothing is cached." if setting.vital else "Its default is used."
+            )
+    config = Config(**values)
+    return config if trusted else replace(config, enabled=False)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# The values of today
+# ------------------------------------------------------------------------------------------------------------
+
+_config: Config | None = None
+_changes = 0
+_lock = threading.Lock()
+
+
+def current() -> Config:
+    """Return the settings of today; a global read unless one has changed."""
+    config = _config
+    return _renew() if config is None else config
+
+
+def _renew() -> Config:
+    global _config  # noqa: PLW0603 - the one kept value, replaced as a whole so that readers need no lock
+    seen = _changes
+    config = _read()
+    # Reading runs outside the lock, because it may import a hook; so what it read may be old by now.
+    with _lock:
+        if seen == _changes and apps.models_ready and settings.configured:
+            _config = config
+    return config
+
+
+def forget() -> None:
+    """Read every setting anew when next asked, after a change that sent no ``setting_changed``."""
+    global _config, _changes  # noqa: PLW0603 - see _renew
+    with _lock:
+        _config = None
+        _changes += 1
+
+
+def _forget_when_changed(*, setting: str, **_kwargs: object) -> None:
+    if setting.startswith(PREFIX) or setting in {"DATABASES", "CACHES", "INSTALLED_APPS"}:
+        forget()
+
+
+setting_changed.connect(_forget_when_changed, dispatch_uid="cachalot.conf")
+
+
+class CachalotSettings:
+    """The settings under their public names: ``cachalot_settings.CACHALOT_ENABLED``.
+
+    Values are checked and normalised, collections are frozen sets. They are read-only; in tests use
+    :func:`django.test.override_settings`.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the value of today of a setting."""
+        setting = BY_NAME.get(name)
+        if setting is None:
+            raise AttributeError(f"cachalot has no setting {name!r}")
+        value = getattr(current(), setting.field)
+        return SUPPORTED_ONLY if value is None and setting.field == "databases" else value
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse: a value set here would be lost at the next change of a setting."""
+        raise AttributeError(
+            f"{name} is read-only here: use the settings of the project or override_settings"
+        )
+
+    def __dir__(self) -> list[str]:
+        """Return the names of the settings, for people at a prompt."""
+        return ["reload", *BY_NAME]
+
+    def reload(self) -> None:
+        """Read every setting anew; needed only after a change that sent no ``setting_changed``."""
+        forget()
+
+
+cachalot_settings: Final = CachalotSettings()

@@ -1,0 +1,78 @@
+"""Names in the cache: which key holds what.
+
+All keys of one physical database begin alike, whatever alias, process or project uses it: that is what lets a write in
+one place end the entries made in another. The keys of tags hold nothing but the format of this file and the identity of
+the database, because *every* writer must find them, also one that runs another release of Django or of the driver in the
+middle of a deployment. The keys of entries hold everything that can change a result or how it is read back.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from base64 import urlsafe_b64encode
+from hashlib import blake2b
+
+from cachalot.core.tags import Tag
+
+FORMAT = "c3"
+"""Changes when tags of old and new releases would no longer mean the same; a changed entry has its own number."""
+
+
+def digest(*parts: bytes) -> bytes:
+    """Return 16 bytes that differ whenever the sequence of ``parts`` differs."""
+    h = blake2b(digest_size=16)
+    for part in parts:
+        h.update(len(part).to_bytes(8, "big"))
+        h.update(part)
+    return h.digest()
+
+
+def draw() -> str:
+    """Return a token that was never returned before: 72 random bits of the system, and the time for people to read.
+
+    The time takes no part in any decision. The bits come from the system, not from a generator in the process that a
+    fork would copy.
+    """
+    return f"{urlsafe_b64encode(os.urandom(9)).decode()}@{time.time():.6f}"
+
+
+def drawn_at(token: str) -> float:
+    """Return when ``token`` was drawn, in seconds since the epoch of the clock of that machine; 0.0 if unknown."""
+    try:
+        return float(token.rpartition("@")[2])
+    except ValueError:
+        return 0.0
+
+
+class Namespace:
+    """The keys of one physical database.
+
+    :param identity: bytes that are equal exactly for the same database.
+    """
+
+    def __init__(self, identity: bytes) -> None:
+        self.root = f"{FORMAT}:{digest(identity).hex()[:20]}"
+        self.clock = f"{self.root}:w"
+        self.registry = f"{self.root}:i"
+        self._tags: dict[Tag, str] = {}
+
+    def tag(self, tag: Tag) -> str:
+        """Return the key of ``tag``."""
+        key = self._tags.get(tag)
+        if key is None:
+            name = digest(tag.scope.value.encode(), tag.table.encode()).hex()
+            key = self._tags[tag] = f"{self.root}:v:{name}"
+        return key
+
+    def named_tag(self, name: str) -> str:
+        """Return the key of a tag to which the user has given a ``name`` of his own."""
+        return f"{self.root}:u:{digest(name.encode()).hex()}"
+
+    def hold(self, tag: Tag) -> str:
+        """Return the key that says that replicas may not have the last write of ``tag`` yet."""
+        return f"{self.tag(tag)}:h"
+
+    def entry(self, name: str) -> str:
+        """Return the key of the entry called ``name``."""
+        return f"{self.root}:q:{name}"

@@ -1,0 +1,278 @@
+"""MARK, COMMIT, DONE with stamps that were read before the query: the protocol that keeps every hit true.
+
+The state of a tag is one value in the cache: a *token* (random, never issued twice), a *mark* (a commit that touches the
+tag is in flight: the tag is *dark*) or nothing. A stored result, an *entry*, carries a *stamp*: a digest of the tokens
+of all the tags it depends on, as they were read **before** its query began.
+
+    read     get the entry and the tokens in one step; serve the entry if its stamp is the digest of the tokens.
+             Otherwise run the query and store its rows under the tokens that were read before it.
+    commit   MARK: overwrite the tokens of all tags written with a mark that has a lease; COMMIT; DONE: write new tokens.
+
+Why a served entry is never older than the read. Let an entry be served, and let a commit *c* write one of its tags
+after the entry's query took its snapshot. The stamp was read before that snapshot. If it was read before the MARK of *c*
+then MARK destroyed the token, tokens never return, and the entry cannot be served from MARK on, which is before *c*. If
+it was read after the MARK then it was either the mark itself (an entry is never stored under a mark) or what DONE or the
+end of the lease left, both of which come after *c*, against the assumption. So there is no such commit: the entry
+equals the database at the instant at which the first of the tokens was read by the reader. It follows that several tokens
+need not be read at one instant.
+
+What can die at any point. Before MARK: nothing has happened. Between MARK and DONE: the lease ends, the tag is *absent*,
+and whoever reads next draws a new token, under which no entry exists. After DONE: nothing is left to do. Eviction of a
+token is the same as the end of a lease. The lease must be longer than a commit takes.
+
+Limits of this form, which any Django cache can carry out: two commits that overlap on one tag share one mark, and the
+DONE of the first takes away the mark of the second. Between the COMMIT and the DONE of the second an entry may then be
+served that is older than it (never longer). A mark that is evicted opens the same window.
+
+Snapshots. In a REPEATABLE READ transaction, or one of SQLite, the snapshot may be older than the tokens, so "read before
+the query" is not enough. The *clock* is a random value per database that changes with every DONE, before the tokens do,
+and before an absent token is created (that may be the end of a dead writer's lease). The transaction reads the clock
+before its first statement. As long as the clock has not changed after the tokens were read, no commit has been completed
+since before the snapshot, and those in flight are dark: the shared cache and the snapshot agree. From the first change on
+the transaction is served by the database and by its own results only. Absent tokens are not created by such a
+transaction. The order of the steps is what matters: DONE writes clock then tokens, a snapshot read reads tokens then clock.
+
+Prior art: leases of memcached (Nishtala et al., NSDI 2013) and the validation of read sets in optimistic concurrency
+control (Kung and Robinson, TODS 1981; Larson et al., VLDB 2011). Rejected: clocks (a slow one brings old entries back),
+counters (an evicted counter starts again), deleting entries (a slow reader stores them again), and invalidating only
+before or only after the commit (a reader in the gap stores the old rows for good).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from cachalot.core.envelope import Entry
+from cachalot.core.steps import Add, Commit, Committed, GetMany, Lifetime, SetMany, Step
+
+MARK = "!"
+"""First character of a mark; no token begins with it."""
+
+CREATED = "+"
+"""First character of a token that a reader drew because there was none."""
+
+Draw = Callable[[], str]
+"""Returns a text that was never returned before, in any process."""
+
+OpenEntry = Callable[[Any], Entry | None]
+"""Returns the entry that a value of the cache holds, ``None`` if the value is not an entry of ours for this key."""
+
+Steps = Generator[Step, Any, "Answer"]
+
+
+class Found(enum.Enum):
+    """What a read found in the cache."""
+
+    HIT = "hit"
+    NEW = "new"
+    CHANGED = "changed"
+    UNDECODABLE = "undecodable"
+    RACED = "raced"
+    DARK = "dark"
+    SNAPSHOT = "snapshot"
+    LAGGING = "lagging"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The result of a read.
+
+    :param found: what was found.
+    :param entry: the entry to serve, for a hit.
+    :param stamp: under which the rows of the query may be stored; ``None`` if they must not be.
+    """
+
+    found: Found
+    entry: Entry | None = None
+    stamp: bytes | None = None
+
+
+def stamp(keys: Sequence[str], tokens: Sequence[str]) -> bytes:
+    """Return the digest of tags and their tokens.
+
+    :param keys: keys of the tags, in the order of the query's dependencies.
+    :param tokens: their tokens, in the same order.
+    :returns: 16 bytes.
+    """
+    text = "\n".join(f"{key}\t{token}" for key, token in zip(keys, tokens, strict=True))
+    return blake2b(text.encode(), digest_size=16).digest()
+
+
+def is_mark(value: object) -> bool:
+    """Return whether ``value``, read from the key of a tag, says that a commit is in flight."""
+    return isinstance(value, str) and value.startswith(MARK)
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The keys that one query is about.
+
+    :param entry: key of its entry; ``None`` when only the stamp is wanted.
+    :param tags: keys of all tags it depends on.
+    :param clock: key of the clock of its database.
+    :param holds: keys that say that a replica may lag behind; empty unless the query runs on a replica.
+    """
+
+    entry: str | None
+    tags: tuple[str, ...]
+    clock: str
+    holds: tuple[str, ...] = ()
+
+
+def read(keys: Keys, open_entry: OpenEntry, draw: Draw) -> Steps:
+    """Look for an entry, outside of snapshots.
+
+    :param keys: the keys of the query.
+    :param open_entry: turns the value of the entry's key into an entry.
+    :param draw: source of new tokens.
+    :returns: a generator of steps that returns an :class:`Answer`.
+    """
+    got = yield GetMany(_asked(keys))
+    answer = _judge(keys, got, open_entry)
+    if answer is not None:
+        return answer
+    return (yield from _create_tokens(keys, got, draw))
+
+
+def read_in_snapshot(keys: Keys, clock: str, open_entry: OpenEntry, draw: Draw) -> Steps:
+    """Look for an entry from inside a transaction whose snapshot may be older than the tokens.
+
+    :param clock: value of the clock, read before the first statement of the transaction.
+
+    The other parameters and the result are those of :func:`read`.
+    """
+    got = yield GetMany(_asked(keys))
+    now = yield GetMany((keys.clock,))
+    if now.get(keys.clock) != clock:
+        return Answer(Found.SNAPSHOT)
+    answer = _judge(keys, got, open_entry)
+    if answer is not None:
+        return answer
+    # For those who come later: nothing may be stored under tokens that are younger than this snapshot.
+    yield from _create_tokens(keys, got, draw)
+    return Answer(Found.SNAPSHOT)
+
+
+def _asked(keys: Keys) -> tuple[str, ...]:
+    entry = () if keys.entry is None else (keys.entry,)
+    return (*entry, *keys.holds, *keys.tags)
+
+
+def _judge(keys: Keys, got: dict[str, Any], open_entry: OpenEntry) -> Answer | None:
+    """Return the answer that what was read allows; ``None`` if a token is absent or not a token."""
+    tokens = [got.get(key) for key in keys.tags]
+    if any(is_mark(token) for token in tokens):
+        return Answer(Found.DARK)
+    texts = [token for token in tokens if isinstance(token, str)]
+    if len(texts) != len(tokens):
+        return None
+    answer = _compare(keys, got, stamp(keys.tags, texts), open_entry)
+    if answer.found is not Found.HIT and any(key in got for key in keys.holds):
+        return Answer(Found.LAGGING)
+    return answer
+
+
+def _compare(keys: Keys, got: dict[str, Any], now: bytes, open_entry: OpenEntry) -> Answer:
+    value = None if keys.entry is None else got.get(keys.entry)
+    if value is None:
+        return Answer(Found.NEW, stamp=now)
+    entry = open_entry(value)
+    if entry is None:
+        return Answer(Found.UNDECODABLE, stamp=now)
+    if entry.stamp != now:
+        return Answer(Found.CHANGED, stamp=now)
+    return Answer(Found.HIT, entry, now)
+
+
+def _create_tokens(keys: Keys, got: dict[str, Any], draw: Draw) -> Steps:
+    """Draw tokens for the tags that have none. The clock goes first: an absent token may be a lease that ended."""
+    yield SetMany(((keys.clock, draw()),), Lifetime.STATE)
+    tokens: list[str] = []
+    for key in keys.tags:
+        value = got.get(key)
+        if isinstance(value, str):
+            tokens.append(value)
+            continue
+        token = CREATED + draw()
+        if value is not None:
+            # Not ours: a new token is an invalidation, which is always allowed, and ends the tag's illness.
+            yield SetMany(((key, token),), Lifetime.STATE)
+            return Answer(Found.RACED)
+        if not (yield Add(key, token, Lifetime.STATE)):
+            return Answer(Found.RACED)
+        tokens.append(token)
+    if any(key in got for key in keys.holds):
+        return Answer(Found.LAGGING)
+    return Answer(Found.NEW, stamp=stamp(keys.tags, tokens))
+
+
+def fill(entry_key: str, value: bytes) -> Generator[Step, Any, bool]:
+    """Store an entry. No comparison is needed: under a dead stamp it can never be served.
+
+    :param entry_key: key of the entry.
+    :param value: the sealed entry, whose stamp came from the :class:`Answer` to the read.
+    :returns: a generator of steps that returns whether the cache has taken it.
+    """
+    taken: bool = yield SetMany(((entry_key, value),), Lifetime.ENTRY)
+    return taken
+
+
+@dataclass(frozen=True)
+class WriteKeys:
+    """The keys that one or more writes to a database are about.
+
+    :param tags: keys of all tags written.
+    :param clock: key of the clock of the database.
+    :param holds: keys to set while replicas may lag behind; empty if there are none.
+    """
+
+    tags: tuple[str, ...]
+    clock: str
+    holds: tuple[str, ...] = ()
+
+
+def commit(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
+    """Commit a transaction, or run a statement that commits by itself.
+
+    A commit whose outcome is unknown leaves the marks where they are: the server may still commit, and the lease
+    ends later than that.
+
+    :param keys: the keys of what is written.
+    :param draw: source of new tokens.
+    :returns: a generator of steps that returns whether the cache knows of the write, or did not need to.
+    """
+    mark = MARK + draw()
+    yield SetMany(tuple((key, mark) for key in keys.tags), Lifetime.LEASE)
+    outcome = yield Commit()
+    if outcome is Committed.UNKNOWN:
+        return True
+    return (yield from bump(keys, draw))
+
+
+def bump(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
+    """Give tags new tokens after a write; by itself it is the invalidation of writes that others have committed.
+
+    The parameters and the result are those of :func:`commit`.
+    """
+    if keys.holds:
+        yield SetMany(tuple((key, draw()) for key in keys.holds), Lifetime.HOLD)
+    values = ((keys.clock, draw()), *((key, draw()) for key in keys.tags))
+    delivered: bool = yield SetMany(values, Lifetime.STATE)
+    return delivered
+
+
+def clock(clock_key: str, draw: Draw) -> Generator[Step, Any, str | None]:
+    """Read the clock before the first statement of a snapshot.
+
+    :returns: a generator of steps that returns its value, ``None`` when it cannot be relied on.
+    """
+    got = yield GetMany((clock_key,))
+    value = got.get(clock_key)
+    if isinstance(value, str):
+        return value
+    fresh = draw()
+    return fresh if (yield Add(clock_key, fresh, Lifetime.STATE)) else None

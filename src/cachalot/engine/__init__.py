@@ -1,0 +1,1 @@
+"""What decides whether a result may be served, stored or must die."""

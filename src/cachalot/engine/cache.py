@@ -1,0 +1,367 @@
+"""The cache of queries: look for a result, keep a result, carry a write to its end.
+
+This is where the parts meet. The protocol says what is true, the session says what this connection has done, the guard
+carries steps to the store, and this module asks them in the right order. It does not know the ORM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from cachalot.codecs.pickled import DecodeError, decode_all
+from cachalot.conf import Config, current
+from cachalot.core import protocol
+from cachalot.core.decisions import Decision, Reason
+from cachalot.core.envelope import BadEnvelope, Entry, open_sealed, seal
+from cachalot.core.keys import Namespace, draw
+from cachalot.core.protocol import Answer, Found, Keys, WriteKeys
+from cachalot.core.steps import Committed
+from cachalot.core.tags import Effects, Tag
+from cachalot.engine import registry, scopes
+from cachalot.engine.guard import Guard
+from cachalot.engine.session import Level, LocalResult, Session, Transaction
+from cachalot.observe.events import CacheEvent, WriteEvent, emit
+from cachalot.stores.base import StoreAway
+
+Result = TypeVar("Result")
+
+_REASONS = {
+    Found.NEW: Reason.NEW,
+    Found.CHANGED: Reason.CHANGED,
+    Found.UNDECODABLE: Reason.UNDECODABLE,
+    Found.RACED: Reason.RACED,
+    Found.DARK: Reason.DARK,
+    Found.SNAPSHOT: Reason.SNAPSHOT,
+    Found.LAGGING: Reason.REPLICA_LAG,
+}
+_BYPASSES = frozenset({Found.DARK, Found.SNAPSHOT, Found.LAGGING})
+
+
+@dataclass(frozen=True)
+class Query:
+    """A read that may be cached.
+
+    :param digest: 16 bytes that stand for statement, parameters, context and shape of the result.
+    :param name: the digest as it is written in the key.
+    :param tags: what it depends on.
+    :param context: what of the session is in the digest, to see whether running the query has changed it.
+    :param replica: whether it runs on a replica.
+    """
+
+    digest: bytes
+    name: str
+    tags: tuple[Tag, ...]
+    context: bytes
+    replica: bool = False
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """The right to keep the rows of a query.
+
+    :param stamp: the tokens that were read before the query; ``None`` inside a snapshot that is no longer the newest.
+    :param shared: whether everybody may see them, or this transaction alone.
+    :param transaction: in which the query runs.
+    :param serial: of the transaction before the query.
+    """
+
+    query: Query
+    stamp: bytes | None
+    shared: bool
+    transaction: Transaction | None
+    serial: int
+
+
+def _ticket(query: Query, stamp: bytes | None, transaction: Transaction | None, *, shared: bool) -> Ticket:
+    return Ticket(query, stamp, shared, transaction, 0 if transaction is None else transaction.serial)
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """What is to be done about a read.
+
+    :param decision: hit, miss or bypass.
+    :param frames: the decoded rows, for a hit.
+    :param saved: seconds the database took when the entry was made, for a hit.
+    :param ticket: the right to keep the rows, if there is one.
+    """
+
+    decision: Decision
+    frames: list[Any] | None = None
+    saved: float = 0.0
+    ticket: Ticket | None = None
+
+
+class QueryCache:
+    """The results kept in one Django cache.
+
+    :param alias: key of ``settings.CACHES``.
+    :param guard: the way to its store.
+    :param secret: with which entries are sealed.
+    """
+
+    def __init__(self, alias: str, guard: Guard, secret: bytes) -> None:
+        self.alias = alias
+        self.guard = guard
+        self._secret = secret
+
+    # Reads.
+
+    def look(self, session: Session, query: Query, config: Config) -> Lookup:
+        """Look for the result of a query.
+
+        :param session: the connection it would run on.
+        :returns: the rows, or whether they may be kept once the database has given them. Never raises for the cache.
+        """
+        put_off = scopes.deferred.get()
+        if put_off is not None and put_off.of(session.connection.alias).touches(query.tags):
+            return Lookup(Decision.bypass(Reason.UNCOMMITTED, "its invalidation is put off"))
+        try:
+            transaction = session.transaction()
+            if transaction is None:
+                return self._look_shared(session, query, config, None)
+            return self._look_inside(session, query, config, transaction)
+        except StoreAway as error:
+            return Lookup(Decision.bypass(Reason.CACHE_AWAY, str(error)))
+
+    def _look_shared(
+        self, session: Session, query: Query, config: Config, transaction: Transaction | None
+    ) -> Lookup:
+        answer = self._ask(session, query, config)
+        publish = transaction is None or not transaction.effects()
+        return self._lookup(query, answer, _ticket(query, answer.stamp, transaction, shared=publish))
+
+    def _look_inside(self, session: Session, query: Query, config: Config, transaction: Transaction) -> Lookup:
+        level = session.level()
+        if level is Level.DIRTY:
+            return Lookup(Decision.bypass(Reason.READ_UNCOMMITTED))
+        if level is Level.STATEMENT:
+            if transaction.effects().touches(query.tags):
+                return self._look_local(session, query, config, transaction)
+            return self._look_shared(session, query, config, transaction)
+        return self._look_in_snapshot(session, query, config, transaction, level)
+
+    def _look_local(self, session: Session, query: Query, config: Config, transaction: Transaction) -> Lookup:
+        """Answer from the transaction's own results; others may commit to the same tables between two statements."""
+        answer = self._ask(session, query, config, entry=False)
+        decision = Decision.bypass(Reason.UNCOMMITTED)
+        if answer.stamp is None:
+            return Lookup(decision)
+        own = transaction.local.get(query.digest)
+        if own is not None and own.stamp == answer.stamp:
+            return Lookup(Decision.hit("own result of the transaction"), decode_all(own.payload))
+        return Lookup(decision, ticket=_ticket(query, answer.stamp, transaction, shared=False))
+
+    def _look_in_snapshot(
+        self, session: Session, query: Query, config: Config, transaction: Transaction, level: Level
+    ) -> Lookup:
+        own = transaction.local.get(query.digest)
+        if own is not None:
+            return Lookup(Decision.hit("own result of the transaction"), decode_all(own.payload))
+        mine = _ticket(query, None, transaction, shared=False)
+        if transaction.effects().touches(query.tags):
+            return Lookup(Decision.bypass(Reason.UNCOMMITTED), ticket=mine)
+        if level is Level.SERIALIZABLE:
+            return Lookup(Decision.bypass(Reason.SERIALIZABLE), ticket=mine)
+        self.before_statement(session, config)
+        if transaction.clock is None:
+            return Lookup(Decision.bypass(Reason.SNAPSHOT), ticket=mine)
+        answer = self._ask(session, query, config, clock=transaction.clock)
+        if answer.stamp is None:
+            return Lookup(_decision(answer), ticket=mine)
+        if answer.found is Found.HIT and not transaction.pinned:
+            # The database must choose the snapshot by a statement of its own, or it could not see later that a row
+            # we served was changed by somebody else before this transaction writes it.
+            return Lookup(Decision.bypass(Reason.SNAPSHOT, "the first read of the transaction"), ticket=mine)
+        publish = not transaction.effects()
+        return self._lookup(query, answer, _ticket(query, answer.stamp, transaction, shared=publish))
+
+    def before_statement(self, session: Session, config: Config) -> None:
+        """Read the clock before the first statement of a snapshot."""
+        transaction = session.transaction()
+        if transaction is None or transaction.clock_read or session.level() is not Level.SNAPSHOT:
+            return
+        transaction.clock_read = True
+        transaction.clock = self.read_clock(session.namespace(config))
+
+    def read_clock(self, space: Namespace) -> str | None:
+        """Return the clock of a database, ``None`` if it cannot be relied on."""
+        try:
+            return self.guard.run(protocol.clock(space.clock, draw))
+        except StoreAway:
+            return None
+
+    def _ask(
+        self, session: Session, query: Query, config: Config, *, entry: bool = True, clock: str | None = None
+    ) -> Answer:
+        space = session.namespace(config)
+        keys = Keys(
+            space.entry(query.name) if entry else None,
+            tag_keys(space, session, query.tags, config),
+            space.clock,
+            tuple(space.hold(tag) for tag in query.tags) if query.replica else (),
+        )
+
+        def open_entry(value: Any) -> Entry | None:  # noqa: ANN401 - whatever lies under the key
+            try:
+                return open_sealed(query.digest, self._secret, value)
+            except BadEnvelope:
+                return None
+
+        if clock is None:
+            return self.guard.run(protocol.read(keys, open_entry, draw))
+        return self.guard.run(protocol.read_in_snapshot(keys, clock, open_entry, draw))
+
+    def _lookup(self, query: Query, answer: Answer, ticket: Ticket) -> Lookup:
+        kept = ticket if answer.stamp is not None else None
+        if answer.entry is None or answer.found is not Found.HIT:
+            if answer.found is Found.UNDECODABLE:
+                emit(CacheEvent("undecodable", query.name))
+            return Lookup(_decision(answer), ticket=kept)
+        try:
+            frames = decode_all(answer.entry.payload)
+        except DecodeError as error:
+            emit(CacheEvent("undecodable", str(error)))
+            return Lookup(Decision.miss(Reason.UNDECODABLE), ticket=kept)
+        return Lookup(Decision.hit(), frames, answer.entry.saved_us / 1e6)
+
+    def keep(self, session: Session, ticket: Ticket, payload: bytes, seconds: float, config: Config) -> bool:
+        """Keep the rows of a query.
+
+        :param ticket: from the lookup before the query.
+        :param payload: the encoded rows.
+        :param seconds: how long the database took.
+        :returns: whether they were kept.
+        """
+        query, transaction = ticket.query, ticket.transaction
+        if session.context(config) != query.context or session.transaction() is not transaction:
+            return False
+        if transaction is not None:
+            if transaction.serial != ticket.serial:
+                return False
+            if not ticket.shared:
+                transaction.keep(query.digest, LocalResult(query.tags, ticket.stamp, payload))
+                return True
+            if transaction.effects():
+                return False
+        if ticket.stamp is None:
+            return False
+        entry = Entry(ticket.stamp, int(seconds * 1e6), payload)
+        key = session.namespace(config).entry(query.name)
+        try:
+            return self.guard.run(protocol.fill(key, seal(query.digest, self._secret, entry)))
+        except StoreAway:
+            return False
+
+    # Writes.
+
+    def write(self, session: Session, effects: Effects, execute: Callable[[], Result], source: str) -> Result:
+        """Run a statement that writes.
+
+        :param effects: what it may change.
+        :param execute: runs it.
+        :param source: for the event.
+        :returns: what ``execute`` returns.
+        :raises Exception: what ``execute`` raises.
+        """
+        transaction = session.transaction()
+        if transaction is None:
+            return self.finish(session, effects, execute, source)
+        transaction.note(effects)
+        try:
+            return execute()
+        finally:
+            # Also own results that were kept while it ran, such as those of a query in its middle.
+            transaction.forget(effects)
+
+    def commit(self, session: Session, execute: Callable[[], Result]) -> Result:
+        """Commit the transaction of a connection.
+
+        :param execute: commits on the database.
+        :returns: what ``execute`` returns.
+        :raises Exception: what ``execute`` raises.
+        """
+        transaction = session.transaction()
+        effects = Effects() if transaction is None else transaction.effects()
+        result = self.finish(session, effects, execute, "transaction")
+        session.ended()
+        return result
+
+    def finish(self, session: Session, effects: Effects, execute: Callable[[], Result], source: str) -> Result:
+        """Run what commits ``effects``, with MARK before and DONE after it."""
+        alias = session.connection.alias
+        put_off = scopes.deferred.get()
+        if put_off is not None and effects:
+            put_off.note(alias, effects)
+            return execute()
+        if not effects:
+            return execute()
+        config = current()
+        attempt = _Attempt(session, execute)
+        self.guard.commit(write_keys(session.namespace(config), session, effects, config), attempt)
+        if attempt.error is not None:
+            raise attempt.error
+        self.announce(session, effects, source)
+        result: Result = attempt.result
+        return result
+
+    def announce(self, session: Session, effects: Effects, source: str) -> None:
+        """Tell those who listen about writes that were committed."""
+        registry.note(self, session.namespace(current()), effects)
+        session.notices.append(effects)
+        emit(WriteEvent(session.connection.alias, effects.tables, effects.everything, source))
+
+    def invalidate(self, session: Session, effects: Effects, source: str = "api") -> None:
+        """End all results that ``effects`` touch, for a write that is committed already."""
+        config = current()
+        keys = write_keys(session.namespace(config), session, effects, config)
+        try:
+            self.guard.run(protocol.bump(keys, draw))
+        except StoreAway:
+            self.guard.remember(keys)
+        self.announce(session, effects, source)
+
+
+class _Attempt:
+    """A commit that is tried once, whose error is kept until the cache has been told."""
+
+    def __init__(self, session: Session, execute: Callable[[], Any]) -> None:
+        self._session = session
+        self._execute = execute
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def __call__(self) -> Committed:
+        try:
+            self.result = self._execute()
+        except BaseException as error:  # noqa: BLE001 - raised again as soon as the cache knows
+            self.error = error
+            return Committed.NO if self._session.commit_failed_for_sure() else Committed.UNKNOWN
+        return Committed.YES
+
+
+def _decision(answer: Answer) -> Decision:
+    reason = _REASONS[answer.found] if answer.found is not Found.HIT else Reason.SNAPSHOT
+    return Decision.bypass(reason) if answer.found in _BYPASSES else Decision.miss(reason)
+
+
+def tag_key(space: Namespace, alias: str, tag: Tag, config: Config) -> str:
+    """Return the key of a tag, under the name that ``CACHALOT_TABLE_KEYGEN`` gives its table if there is one."""
+    if config.table_keygen is None or not tag.table:
+        return space.tag(tag)
+    return space.named_tag(str(config.table_keygen(alias, tag.table)))
+
+
+def tag_keys(space: Namespace, session: Session, tags: tuple[Tag, ...], config: Config) -> tuple[str, ...]:
+    """Return the keys of tags of the database of a session, in their order, each once."""
+    alias = session.primary_alias(config)
+    return tuple(dict.fromkeys(tag_key(space, alias, tag, config) for tag in tags))
+
+
+def write_keys(space: Namespace, session: Session, effects: Effects, config: Config) -> WriteKeys:
+    """Return the keys of everything that ``effects`` change."""
+    tags = effects.tags()
+    holds = tuple(space.hold(tag) for tag in tags) if session.has_replicas(config) else ()
+    return WriteKeys(tag_keys(space, session, tags, config), space.clock, holds)

@@ -1,0 +1,59 @@
+"""The one :class:`QueryCache` of each Django cache in this process."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+from cachalot.core.envelope import derive_secret
+from cachalot.engine import registry
+from cachalot.engine.cache import QueryCache
+from cachalot.engine.guard import Guard
+from cachalot.stores.django_cache import DjangoCacheStore
+
+_caches: dict[str, QueryCache | None] = {}
+_lock = threading.Lock()
+
+
+def query_cache(alias: str) -> QueryCache | None:
+    """Return the cache of queries in the Django cache ``alias``, ``None`` if that one cannot hold them.
+
+    :raises django.core.cache.backends.base.InvalidCacheBackendError: there is no such alias.
+    """
+    try:
+        return _caches[alias]
+    except KeyError:
+        return _make(alias)
+
+
+def _make(alias: str) -> QueryCache | None:
+    store = DjangoCacheStore(alias)
+    with _lock:
+        if alias not in _caches:
+            secret = derive_secret(settings.SECRET_KEY)
+            _caches[alias] = QueryCache(alias, Guard(store), secret) if store.fit else None
+        return _caches[alias]
+
+
+def made() -> list[QueryCache]:
+    """Return the caches used so far."""
+    return [cache for cache in _caches.values() if cache is not None]
+
+
+def forget() -> None:
+    """Make every cache anew when next asked, as a new process would."""
+    with _lock:
+        _caches.clear()
+    registry.forget()
+
+
+def _forget_when_changed(*, setting: str, **_kwargs: Any) -> None:
+    if setting in {"CACHES", "SECRET_KEY"}:
+        with _lock:
+            _caches.clear()
+
+
+setting_changed.connect(_forget_when_changed, dispatch_uid="cachalot.engine.caches")

@@ -1,0 +1,199 @@
+"""What happens when the cache is away: the one place where an error of the cache ends.
+
+Reads and writes of the user never fail because of the cache, and a server that does not answer costs one time-out, not one
+per query: after an error nothing is asked of the cache for a while (a circuit breaker; Nygard, Release It!, 2007). Reads go
+to the database meanwhile. Invalidations that could not be delivered are remembered here, and nothing is served again by
+this process before they have been delivered.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from cachalot.core import protocol
+from cachalot.core.keys import draw
+from cachalot.core.protocol import WriteKeys
+from cachalot.core.steps import Add, Committed, GetMany, Lifetime, SetMany, StoreStep
+from cachalot.observe.events import CacheEvent, emit
+from cachalot.stores.base import Store, StoreAway, StoreRefused
+
+logger = logging.getLogger("cachalot")
+
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 15.0
+
+Result = TypeVar("Result")
+
+
+class Guard:
+    """A store that may be away.
+
+    :param store: the store.
+    :param now: a clock that only goes forward, in seconds.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._now = now
+        self._lock = threading.RLock()
+        self._pause = 0.0
+        self._until = 0.0
+        self._undelivered: dict[str, set[str]] = {}
+        self._unmarked = 0
+
+    def closed(self) -> bool:
+        """Return whether the cache is to be left alone for now."""
+        return self._pause > 0 and self._now() < self._until
+
+    def remember(self, keys: WriteKeys) -> None:
+        """Keep an invalidation that could not be delivered: its tags must die before anything is served."""
+        with self._lock:
+            self._undelivered.setdefault(keys.clock, set()).update(keys.tags)
+
+    def commit(self, keys: WriteKeys, execute: Callable[[], Committed]) -> None:
+        """Carry out the whole of ``protocol.commit``; the cache cannot make it fail.
+
+        :param keys: the keys of what is written.
+        :param execute: commits on the database and says what is known about it; must not raise.
+        """
+        steps = protocol.commit(keys, draw)
+        try:
+            self.deliver()
+            answer = self.ask(next(steps))  # type: ignore[arg-type]  # the first step is the MARK
+        except StoreAway:
+            self._commit_unmarked(keys, execute)
+            return
+        steps.send(answer)
+        try:
+            self._finish(steps, execute())
+        except StoreAway:
+            self.remember(keys)
+
+    def _finish(self, steps: Generator[Any, Any, bool], outcome: Committed) -> None:
+        """Carry out the DONE of a commit."""
+        try:
+            step = steps.send(outcome)
+            while True:
+                step = steps.send(self.ask(step))
+        except StopIteration:
+            return
+
+    def _commit_unmarked(self, keys: WriteKeys, execute: Callable[[], Committed]) -> None:
+        """Commit although the cache could not be told before; this process serves nothing meanwhile."""
+        with self._lock:
+            self._unmarked += 1
+        try:
+            execute()
+        finally:
+            self.remember(keys)
+            with self._lock:
+                self._unmarked -= 1
+        with suppress(StoreAway):
+            self.deliver()
+
+    def undelivered(self) -> int:
+        """Return how many tags wait for the cache to come back."""
+        with self._lock:
+            return sum(len(keys) for keys in self._undelivered.values())
+
+    def forget(self) -> None:
+        """Start anew, as in a new process. For tests."""
+        with self._lock:
+            self._undelivered.clear()
+            self._pause = self._until = 0.0
+
+    def run(self, steps: Generator[Any, Any, Result]) -> Result:
+        """Carry out a generator of store steps.
+
+        :param steps: a generator of ``core.protocol`` that has not been started.
+        :returns: what it returns.
+        :raises StoreAway: the cache does not answer, or is left alone after an error.
+        """
+        self.deliver()
+        if self._unmarked:
+            raise StoreAway("a commit is in flight that the cache does not know of")
+        try:
+            answer: Any = None
+            while True:
+                answer = self.ask(steps.send(answer))
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+
+    def ask(self, step: StoreStep) -> Any:
+        """Carry out one step.
+
+        :raises StoreAway: the cache does not answer, or is left alone after an error.
+        """
+        if self.closed():
+            raise StoreAway("the cache did not answer a moment ago")
+        try:
+            answer = self._carry_out(step)
+        except StoreRefused as error:
+            emit(CacheEvent("refused", str(error)))
+            return False
+        except StoreAway as error:
+            if isinstance(step, SetMany) and step.lifetime is Lifetime.ENTRY and self._answers():
+                # A value the server refuses (too large, out of memory) looks the same as no server in some clients.
+                emit(CacheEvent("refused", str(error)))
+                return False
+            self._open(error)
+            raise
+        if self._pause:
+            self._close()
+        return answer
+
+    def deliver(self) -> None:
+        """Deliver what was remembered.
+
+        :raises StoreAway: the cache does not answer, or is left alone after an error.
+        """
+        if not self._undelivered:
+            return
+        with self._lock:
+            for clock_key, keys in list(self._undelivered.items()):
+                self._finish_bump(protocol.bump(WriteKeys(tuple(keys), clock_key), draw))
+                del self._undelivered[clock_key]
+
+    def _finish_bump(self, steps: Generator[Any, Any, bool]) -> None:
+        for step in steps:
+            self.ask(step)
+
+    def _carry_out(self, step: StoreStep) -> Any:
+        if isinstance(step, GetMany):
+            return self._store.get_many(step.keys)
+        if isinstance(step, Add):
+            return self._store.add(step.key, step.value, step.lifetime)
+        self._store.set_many(step.values, step.lifetime)
+        return True
+
+    def _answers(self) -> bool:
+        """Return whether the cache still takes something small."""
+        key = "c3:probe"
+        try:
+            self._store.set_many(((key, draw()),), Lifetime.LEASE)
+        except StoreAway:
+            return False
+        return True
+
+    def _open(self, error: StoreAway) -> None:
+        with self._lock:
+            first = not self._pause
+            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+            self._until = self._now() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries
+        if first:
+            logger.warning("The cache does not answer; queries go to the database until it does. %s", error)
+            emit(CacheEvent("away", str(error)))
+
+    def _close(self) -> None:
+        with self._lock:
+            self._pause = self._until = 0.0
+        logger.warning("The cache answers again.")
+        emit(CacheEvent("back", ""))
+

@@ -1,0 +1,1 @@
+"""What happened: events, counters and logging; nothing here takes part in a decision."""

@@ -1,0 +1,189 @@
+"""Subclasses of the compilers of a backend, made once per class: all reads and writes of the ORM pass through them.
+
+A compiler for reads asks the cache before it asks the database. A compiler for writes says what it will change. Both
+report what they compile to the trace of the statement, and announce the text they send, so that the cursor's seam does
+not take it for a raw statement.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import EmptyResultSet
+from django.db.models.sql.compiler import (
+    SQLCompiler,
+    SQLDeleteCompiler,
+    SQLInsertCompiler,
+    SQLUpdateCompiler,
+)
+from django.db.models.sql.constants import GET_ITERATOR_CHUNK_SIZE, MULTI, SINGLE
+
+from cachalot.analysis.trace import Trace
+from cachalot.analysis.writes import effects_of_query, effects_of_text
+from cachalot.conf import current
+from cachalot.core.decisions import Decision, Reason
+from cachalot.engine.caches import query_cache
+from cachalot.orm import reading, writing
+from cachalot.orm.relations import with_relations
+
+if TYPE_CHECKING:
+    from cachalot.engine.session import Session
+
+_SESSION = "_cachalot_session"
+_classes: dict[type, type] = {}
+
+
+def traced_class(cls: type) -> type:
+    """Return the subclass of a backend's compiler that the connection uses instead.
+
+    A class that is no compiler of Django's is returned as it is: its reads are not cached, its statements are raw.
+    """
+    traced = _classes.get(cls)
+    if traced is None:
+        traced = _classes[cls] = _make(cls)
+    return traced
+
+
+def _make(cls: type) -> type:
+    if not issubclass(cls, SQLCompiler):
+        return cls
+    writes = issubclass(cls, (SQLInsertCompiler, SQLUpdateCompiler, SQLDeleteCompiler))
+    mixin: type = WriteSeam if writes else ReadSeam
+    return type(cls.__name__, (mixin, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
+
+
+@contextmanager
+def expecting(session: Session, *texts: str) -> Iterator[None]:
+    """Announce the texts of statements of the ORM to the cursor's seam."""
+    before = session.expected
+    session.expected = before.union(texts)
+    try:
+        yield
+    finally:
+        session.expected = before
+
+
+class Seam:
+    """What both kinds of compilers do: they trace."""
+
+    connection: Any
+    query: Any
+    using: str
+
+    def compile(self, node: Any) -> Any:  # noqa: ANN401 - the signature of Django
+        """Compile a node, and record it."""
+        session = self.connection.__dict__.get(_SESSION)
+        if session is not None and session.trace is not None:
+            session.trace.visit(node)
+        return super().compile(node)  # type: ignore[misc]
+
+
+class ReadSeam(Seam):
+    """Mixed into compilers of SELECT."""
+
+    _cachalot_compiled: tuple[str, Any] | None = None
+
+    def as_sql(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Django
+        """Return the statement; once it was compiled to be looked up, it is not compiled again to be run."""
+        compiled, self._cachalot_compiled = self._cachalot_compiled, None
+        if compiled is not None:
+            return compiled
+        return super().as_sql(*args, **kwargs)  # type: ignore[misc]
+
+    def execute_sql(
+        self,
+        result_type: Any = MULTI,  # noqa: ANN401 - a constant of Django
+        chunked_fetch: bool = False,  # noqa: FBT001, FBT002 - the signature of Django
+        chunk_size: int = GET_ITERATOR_CHUNK_SIZE,
+    ) -> Any:  # noqa: ANN401 - rows
+        """Answer from the cache, or run the statement."""
+
+        def run() -> Any:  # noqa: ANN401 - rows
+            return super(ReadSeam, self).execute_sql(result_type, chunked_fetch, chunk_size)  # type: ignore[misc]
+
+        session = self.connection.__dict__.get(_SESSION)
+        if session is None:
+            return run()
+        started = time.perf_counter()
+        if result_type not in (MULTI, SINGLE):
+            return self._run_uncached(session, run, Decision.bypass(Reason.CURSOR), started)
+        refusal = reading.refusal_before_compiling(session, self.query, chunked=chunked_fetch)
+        if refusal is not None:
+            return self._run_uncached(session, run, refusal, started)
+        trace = Trace()
+        before, session.trace = session.trace, trace
+        try:
+            sql, params = self.as_sql()
+        except EmptyResultSet:
+            return iter([]) if result_type == MULTI else None
+        finally:
+            session.trace = before
+        if not sql:
+            return iter([]) if result_type == MULTI else None
+        self._cachalot_compiled = (sql, params)
+        request = reading.Request(self, sql, params, frozenset(trace.tables), result_type == SINGLE, chunked_fetch)
+        return reading.answer(session, request, self._expected(session, sql, run), started)
+
+    def _run_uncached(self, session: Session, run: Callable[[], Any], decision: Decision, started: float) -> Any:  # noqa: ANN401 - rows
+        """Run a statement that is compiled only by being run; its own text is that of a read of the ORM."""
+        try:
+            sql, params = self.as_sql()
+        except EmptyResultSet:
+            return run()
+        self._cachalot_compiled = (sql, params)
+        try:
+            return self._expected(session, sql, run)()
+        finally:
+            reading.report(session, decision, sql, frozenset(), started)
+
+    def _expected(self, session: Session, sql: str, run: Callable[[], Any]) -> Callable[[], Any]:
+        def expected() -> Any:  # noqa: ANN401 - rows
+            try:
+                with expecting(session, sql):
+                    return run()
+            finally:
+                self._cachalot_compiled = None
+
+        return expected
+
+
+class WriteSeam(Seam):
+    """Mixed into compilers of INSERT, UPDATE and DELETE."""
+
+    def as_sql(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Django
+        """Return the statement, or the statements, and announce the text."""
+        session = self.connection.__dict__.get(_SESSION)
+        if session is None or not session.writing:
+            return super().as_sql(*args, **kwargs)  # type: ignore[misc]
+        trace = Trace()
+        before, session.trace = session.trace, trace
+        try:
+            result = super().as_sql(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            session.trace = before
+        texts = [sql for sql, _params in (result if isinstance(result, list) else [result])]
+        session.expected = session.expected.union(texts)
+        if trace.expressions:
+            for text in texts:
+                session.surprises |= effects_of_text(text, self.connection.vendor, current())
+        return result
+
+    def execute_sql(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Django
+        """Run the write."""
+        return self._write(lambda: super(WriteSeam, self).execute_sql(*args, **kwargs))  # type: ignore[misc]
+
+    def execute_returning_sql(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Django
+        """Run the write and return columns of the rows written (Django 6.0)."""
+        return self._write(lambda: super(WriteSeam, self).execute_returning_sql(*args, **kwargs))  # type: ignore[misc]
+
+    def _write(self, run: Callable[[], Any]) -> Any:  # noqa: ANN401 - of Django
+        session = self.connection.__dict__.get(_SESSION)
+        config = current()
+        cache = None if session is None else query_cache(config.cache)
+        if session is None or cache is None:
+            return run()
+        effects = with_relations(session, effects_of_query(self.query, config), config)
+        return writing.run(session, cache, effects, run)

@@ -1,0 +1,173 @@
+"""Attaches a session to each database connection and sees every edge of its transactions.
+
+Everything is set on the connection *object*: its compilers, its cursors, its edges. ``connect``, ``cursor`` and
+``chunked_cursor`` stay untouched, because ``SimpleTestCase`` replaces them. ``_commit``, ``_rollback`` and
+``_set_autocommit`` are where all ways of ending a transaction meet, manual ones included; savepoints and the BEGIN of
+SQLite are statements, and ``cursors`` sees them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from cachalot.conf import current
+from cachalot.engine.caches import query_cache
+from cachalot.engine.session import Session
+from cachalot.orm.compilers import traced_class
+from cachalot.orm.cursors import StatementWrapper, seeing_cursor
+from cachalot.orm.notices import announce
+
+SESSION = "_cachalot_session"
+ORIGINALS = "_cachalot_originals"
+
+
+def session_of(connection: BaseDatabaseWrapper) -> Session | None:
+    """Return the session of a connection, ``None`` if it was not attached."""
+    session: Session | None = connection.__dict__.get(SESSION)
+    return session
+
+
+def attach(connection: BaseDatabaseWrapper) -> None:
+    """Give a connection a session and take its seams. Doing it twice does no harm."""
+    if SESSION in connection.__dict__:
+        return
+    session = Session(connection)
+    connection.__dict__[SESSION] = session
+    connection.__dict__[ORIGINALS] = {}
+    _replace(connection, "_commit", _committing(session))
+    _replace(connection, "_rollback", _rolling_back(session))
+    _replace(connection, "_set_autocommit", _setting_autocommit(session))
+    _replace(connection, "set_autocommit", _setting_mode(session))
+    _replace(connection, "run_and_clear_commit_hooks", _running_hooks(session))
+    _replace(connection, "init_connection_state", _initialising(session))
+    _replace(connection, "make_cursor", _making_cursor(session))
+    _replace(connection, "make_debug_cursor", _making_cursor(session))
+    original = connection.ops.compiler
+    connection.ops.__dict__["compiler"] = lambda name: traced_class(original(name))
+    connection.execute_wrappers.insert(0, StatementWrapper(session))
+
+
+def detach(connection: BaseDatabaseWrapper) -> None:
+    """Give a connection back what ``attach`` took."""
+    if SESSION not in connection.__dict__:
+        return
+    for name, value in connection.__dict__.pop(ORIGINALS).items():
+        if value is _ABSENT:
+            del connection.__dict__[name]
+        else:
+            connection.__dict__[name] = value
+    connection.ops.__dict__.pop("compiler", None)
+    connection.execute_wrappers[:] = [
+        one for one in connection.execute_wrappers if not isinstance(one, StatementWrapper)
+    ]
+    del connection.__dict__[SESSION]
+
+
+_ABSENT = object()
+
+Original = Callable[..., Any]
+
+
+def _replace(connection: BaseDatabaseWrapper, name: str, make: Callable[[Original], Original]) -> None:
+    """Put ``make(original)`` in the place of a method of one connection."""
+    original = getattr(connection, name)
+    connection.__dict__[ORIGINALS][name] = connection.__dict__.get(name, _ABSENT)
+    connection.__dict__[name] = wraps(original)(make(original))
+
+
+def _committing(session: Session) -> Callable[[Original], Original]:
+    def make(original: Original) -> Original:
+        def _commit() -> Any:  # noqa: ANN401 - whatever the driver returns
+            cache = query_cache(current().cache)
+            if cache is None:
+                return original()
+            result = cache.commit(session, original)
+            if session.manual:
+                announce(session)
+            return result
+
+        return _commit
+
+    return make
+
+
+def _rolling_back(session: Session) -> Callable[[Original], Original]:
+    def make(original: Original) -> Original:
+        def _rollback() -> Any:  # noqa: ANN401 - whatever the driver returns
+            result = original()
+            session.rolled_back()
+            return result
+
+        return _rollback
+
+    return make
+
+
+def _setting_autocommit(session: Session) -> Callable[[Original], Original]:
+    def make(original: Original) -> Original:
+        def _set_autocommit(autocommit: bool) -> Any:  # noqa: ANN401, FBT001 - the signature of Django
+            cache = query_cache(current().cache)
+            if not autocommit or cache is None:
+                return original(autocommit)
+            # MySQL and SQLite commit what is open when autocommit is switched on.
+            return cache.commit(session, lambda: original(autocommit))
+
+        return _set_autocommit
+
+    return make
+
+
+def _setting_mode(session: Session) -> Callable[[Original], Original]:
+    def make(original: Original) -> Original:
+        def set_autocommit(autocommit: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001 - of Django
+            forced = bool(args and args[0]) or kwargs.get("force_begin_transaction_with_broken_autocommit", False)
+            result = original(autocommit, *args, **kwargs)
+            session.manual = not autocommit and not forced
+            if autocommit:
+                announce(session)
+            return result
+
+        return set_autocommit
+
+    return make
+
+
+def _running_hooks(session: Session) -> Callable[[Original], Original]:
+    def make(original: Original) -> Original:
+        def run_and_clear_commit_hooks() -> Any:  # noqa: ANN401 - whatever Django returns
+            announce(session)
+            return original()
+
+        return run_and_clear_commit_hooks
+
+    return make
+
+
+def _initialising(session: Session) -> Callable[[Original], Original]:
+    def make(original: Original) -> Original:
+        def init_connection_state() -> Any:  # noqa: ANN401 - whatever Django returns
+            # What Django itself sets on every new connection follows from the settings, which are in every key.
+            session.initialising = True
+            try:
+                return original()
+            finally:
+                session.initialising = False
+
+        return init_connection_state
+
+    return make
+
+
+def _making_cursor(session: Session) -> Callable[[Original], Original]:
+    def make(original: Original) -> Original:
+        def make_cursor(cursor: Any) -> Any:  # noqa: ANN401 - of the driver
+            return seeing_cursor(original(cursor), session)
+
+        return make_cursor
+
+    return make
+

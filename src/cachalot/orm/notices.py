@@ -1,0 +1,26 @@
+"""Sends ``post_invalidation`` for what was committed."""
+
+from __future__ import annotations
+
+from django.apps import apps
+
+from cachalot.analysis.rawsql import canonical_table
+from cachalot.core.tags import NOTHING
+from cachalot.engine.session import Session
+from cachalot.signals import post_invalidation
+
+
+def announce(session: Session) -> None:
+    """Send the signal once per table for everything committed on a connection since the last time."""
+    if not session.notices:
+        return
+    notices, session.notices = session.notices, []
+    total = NOTHING
+    for effects in notices:
+        total |= effects
+    models = apps.get_models(include_auto_created=True)
+    names = {canonical_table(model._meta.db_table): model._meta.db_table for model in models}
+    tables = set(names.values()) if total.everything else set()
+    tables |= {names.get(table, table) for table in total.tables}
+    for table in sorted(tables):
+        post_invalidation.send(table, db_alias=session.connection.alias)

@@ -1,0 +1,193 @@
+"""Answers one read of the ORM: from the cache, or from the database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cachalot.analysis.reads import read_params, read_text
+from cachalot.conf import Config, current
+from cachalot.core.decisions import Decision, Reason
+from cachalot.core.keys import digest
+from cachalot.core.tags import dependencies
+from cachalot.engine import scopes
+from cachalot.engine.cache import Lookup, Query, QueryCache
+from cachalot.engine.caches import query_cache
+from cachalot.engine.session import Session
+from cachalot.observe.events import ReadEvent, emit, wanted
+from cachalot.orm import results
+from cachalot.orm.relations import tables_behind
+from cachalot.stores.base import StoreAway
+
+_NO_TABLES: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One read, compiled.
+
+    :param compiler: the compiler.
+    :param sql: the text.
+    :param params: its parameters.
+    :param traced: canonical names of the tables that the compiler reported.
+    :param single: whether one row is wanted.
+    :param chunked: whether the rows are wanted as they come.
+    """
+
+    compiler: Any
+    sql: str
+    params: Any
+    traced: frozenset[str]
+    single: bool
+    chunked: bool
+
+    def shape(self) -> bytes:
+        """Return what, beside the statement, decides how the rows of the driver are handed on."""
+        compiler = self.compiler
+        if self.single:
+            return b"1:%d" % (compiler.col_count or 0)
+        return b"n:%d" % (compiler.col_count if getattr(compiler, "has_extra_select", False) else 0)
+
+
+def refusal_before_compiling(session: Session, query: Any, *, chunked: bool) -> Decision | None:  # noqa: ANN401 - of Django
+    """Return why a read must not be cached, as far as that can be said without its text."""
+    config = current()
+    mode = scopes.mode.get()
+    if not config.enabled or mode in {scopes.Mode.OFF, scopes.Mode.OFF_AND_EVALUATED}:
+        return Decision.bypass(Reason.DISABLED)
+    connection = session.connection
+    if not config.caches_database(connection.alias, connection.vendor, connection.settings_dict["ENGINE"]):
+        return Decision.bypass(Reason.DATABASE, connection.alias)
+    if query_cache(config.cache) is None:
+        return Decision.bypass(Reason.CACHE_UNFIT, config.cache)
+    if query.explain_info:
+        return Decision.bypass(Reason.EXPLAIN)
+    if query.select_for_update:
+        return Decision.bypass(Reason.LOCKING)
+    if session.writing:
+        return Decision.bypass(Reason.WRITES, "in the middle of a write")
+    if session.broken():
+        return Decision.bypass(Reason.NOT_UNDERSTOOD, "the connection is in need of repair")
+    if chunked and not config.cache_iterators:
+        return Decision.bypass(Reason.ITERATOR)
+    return None
+
+
+def plan(session: Session, cache: QueryCache, request: Request, config: Config) -> Query | Decision:
+    """Return the query to look for, or why there is none.
+
+    :raises StoreAway: the cache does not answer a question about a relation.
+    """
+    encoded = read_params(request.params)
+    if isinstance(encoded, Decision):
+        return encoded
+    text = read_text(request.sql, session.connection.vendor, request.traced, config)
+    if text.refusal is not None:
+        return text.refusal
+    tables = text.tables
+    if text.relations:
+        behind = tables_behind(session, cache, text.relations, config)
+        if behind is None:
+            return Decision.bypass(Reason.UNKNOWN_RELATION, ", ".join(sorted(text.relations)))
+        tables |= behind
+    context = session.context(config)
+    if context is None:
+        return Decision.bypass(Reason.CONTEXT)
+    key = digest(context, request.sql.encode("utf-8", "surrogatepass"), encoded, request.shape())
+    name = key.hex()
+    if config.query_keygen is not None:
+        name = f"{digest(str(config.query_keygen(request.compiler)).encode()).hex()}:{name}"
+    return Query(key, name, dependencies(tables), context, session.is_replica(config))
+
+
+def answer(session: Session, request: Request, run: Callable[[], Any], started: float) -> Any:  # noqa: ANN401 - rows
+    """Answer a read.
+
+    :param run: runs it on the database.
+    :param started: when it began, by ``time.perf_counter``.
+    :returns: rows in the shape that was asked for.
+    """
+    config = current()
+    cache = query_cache(config.cache)
+    if cache is None:
+        return run()
+    try:
+        query = plan(session, cache, request, config)
+    except StoreAway as error:
+        query = Decision.bypass(Reason.CACHE_AWAY, str(error))
+    if isinstance(query, Decision):
+        try:
+            return run()
+        finally:
+            report(session, query, request.sql, _NO_TABLES, started)
+    lookup = _refreshed(cache.look(session, query, config))
+    tables = frozenset(tag.table for tag in query.tags if tag.table)
+    if lookup.frames is not None:
+        report(session, lookup.decision, request.sql, tables, started, lookup.saved)
+        return _handed_on(lookup.frames, request)
+    return _run_and_keep(session, cache, request, run, lookup, started, tables, config)
+
+
+def _refreshed(lookup: Lookup) -> Lookup:
+    """In a refreshing scope a hit is run all the same, and kept."""
+    if lookup.frames is None or scopes.mode.get() is not scopes.Mode.REFRESH:
+        return lookup
+    return Lookup(Decision.bypass(Reason.DISABLED, "refreshing"), ticket=lookup.ticket)
+
+
+def _handed_on(frames: list[Any], request: Request) -> Any:  # noqa: ANN401 - rows
+    if request.single:
+        return frames[0][0]
+    return iter(frames) if request.chunked else frames
+
+
+def _run_and_keep(  # noqa: PLR0913, PLR0917 - the parts of one read
+    session: Session,
+    cache: QueryCache,
+    request: Request,
+    run: Callable[[], Any],
+    lookup: Lookup,
+    started: float,
+    tables: frozenset[str],
+    config: Config,
+) -> Any:  # noqa: ANN401 - rows
+    asked = time.perf_counter()
+    rows = run()
+    ticket = lookup.ticket
+
+    def keep(payload: bytes) -> Reason | None:
+        if ticket is None:
+            return None
+        kept = cache.keep(session, ticket, payload, time.perf_counter() - asked, config)
+        return None if kept or not ticket.shared else Reason.SERVER_REFUSED
+
+    def tell(reason: Reason | None) -> None:
+        decision = lookup.decision if reason is None else Decision.miss(reason)
+        report(session, decision, request.sql, tables, started)
+
+    if request.chunked and not isinstance(rows, list):
+        if ticket is not None:
+            return results.collecting(iter(rows), keep, tell, config)
+        tell(None)
+    elif ticket is not None:
+        tell(results.keep_whole([[rows]] if request.single else rows, keep, config))
+    else:
+        tell(None)
+    return rows
+
+
+def report(
+    session: Session,
+    decision: Decision,
+    sql: str,
+    tables: frozenset[str],
+    started: float,
+    saved: float = 0.0,
+) -> None:
+    """Tell those who listen about a read."""
+    if wanted():
+        seconds = time.perf_counter() - started
+        emit(ReadEvent(decision, session.connection.alias, sql, tables, seconds, saved))
+

@@ -1,0 +1,50 @@
+"""Runs one write of the ORM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cachalot.core.tags import NOTHING, Effects
+from cachalot.engine.cache import QueryCache
+from cachalot.engine.session import Session
+from cachalot.orm.notices import announce
+
+
+def run(session: Session, cache: QueryCache, effects: Effects, execute: Callable[[], Any]) -> Any:  # noqa: ANN401 - of Django
+    """Run a write between its notes, and tell about it when it has committed by itself.
+
+    What a write changes is known before it is compiled. An expression in it may change more (a function that is not
+    known): that is seen only in its text, so it is added afterwards.
+
+    :param effects: what it changes.
+    :param execute: runs it.
+    """
+
+    def expected() -> Any:  # noqa: ANN401 - of Django
+        before = session.expected
+        session.writing += 1
+        try:
+            return execute()
+        finally:
+            session.writing -= 1
+            session.expected = before
+
+    surprises, session.surprises = session.surprises, NOTHING
+    try:
+        return cache.write(session, effects, expected, "orm")
+    finally:
+        found, session.surprises = session.surprises, surprises
+        _add(session, cache, Effects(found.tables - effects.tables, found.everything))
+        if session.transaction() is None:
+            announce(session)
+
+
+def _add(session: Session, cache: QueryCache, effects: Effects) -> None:
+    if not effects:
+        return
+    transaction = session.transaction()
+    if transaction is None:
+        cache.invalidate(session, effects, "orm")
+    else:
+        transaction.note(effects)

@@ -1,0 +1,1 @@
+"""Where entries and tokens live: one contract, several kinds of cache."""

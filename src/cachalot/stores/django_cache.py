@@ -1,0 +1,144 @@
+"""The store behind any Django cache backend: ``get_many``, ``set_many`` and ``add``, with no silence left in them.
+
+Backends differ in what they do when the server is away. Some raise; some answer as if nothing were stored; some return
+``None``; python-memcached does all of it. A read that finds nothing is harmless, but a write that was dropped is not, so a
+backend that is not known to raise is asked to show what it was given (one more exchange for each write of tokens).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.db import BaseDatabaseCache
+from django.core.cache.backends.dummy import DummyCache
+
+from cachalot.conf import current
+from cachalot.core.protocol import is_mark
+from cachalot.core.steps import Lifetime
+from cachalot.stores.base import StoreAway, StoreRefused
+
+STATE_SECONDS = 30 * 24 * 3600
+"""Life of a token nobody writes: its end costs a miss. memcached reads longer times as dates."""
+
+SLOW_SECONDS = 0.2
+"""An empty answer that took longer than this, from a backend that swallows errors, is a time-out."""
+
+_RAISING = frozenset(
+    {
+        "django.core.cache.backends.locmem.LocMemCache",
+        "django.core.cache.backends.filebased.FileBasedCache",
+        "django.core.cache.backends.redis.RedisCache",
+    }
+)
+_ORDERED = frozenset(
+    {
+        "django.core.cache.backends.locmem.LocMemCache",
+        "django.core.cache.backends.filebased.FileBasedCache",
+        "django.core.cache.backends.redis.RedisCache",
+        "django_redis.cache.RedisCache",
+    }
+)
+_LOCAL = "django.core.cache.backends.locmem.LocMemCache"
+
+
+def _names(cache: BaseCache) -> set[str]:
+    """Return the dotted names of the classes of ``cache``, so that a subclass is judged by what it is made of."""
+    return {f"{cls.__module__}.{cls.__qualname__}" for cls in type(cache).__mro__}
+
+
+def fit(cache: BaseCache) -> bool:
+    """Return whether ``cache`` can hold the state of tables at all.
+
+    DummyCache forgets; DatabaseCache would write to the database from inside its own transactions.
+    """
+    if isinstance(cache, (DummyCache, BaseDatabaseCache)):
+        return False
+    return all(callable(getattr(cache, name, None)) for name in ("get_many", "set_many", "add"))
+
+
+class DjangoCacheStore:
+    """A Django cache as a store.
+
+    :param alias: key of ``settings.CACHES``.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self.alias = alias
+        cache = caches[alias]
+        names = _names(cache)
+        self.fit = fit(cache)
+        self.local = _LOCAL in names
+        self._django_redis = "django_redis.cache.RedisCache" in names
+        self._raising = self._django_redis or bool(names & _RAISING)
+        self._ordered = bool(names & _ORDERED)
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values of those ``keys`` that are present; see :class:`~cachalot.stores.base.Store`."""
+        started = time.monotonic()
+        got = self._call("get_many", list(keys))
+        if not isinstance(got, dict):
+            raise StoreAway(f"get_many of the cache {self.alias!r} returned {got!r}")
+        if not got and not self._raising and time.monotonic() - started > SLOW_SECONDS:
+            raise StoreAway(f"the cache {self.alias!r} returned nothing, and slowly")
+        return got
+
+    def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Lifetime) -> None:
+        """Write all ``values``; see :class:`~cachalot.stores.base.Store`."""
+        if not self._ordered and len(values) > 1 and lifetime is Lifetime.STATE:
+            self._set(dict(values[:1]), lifetime)
+            values = values[1:]
+        self._set(dict(values), lifetime)
+
+    def add(self, key: str, value: Any, lifetime: Lifetime) -> bool:
+        """Write ``value`` if ``key`` is absent; see :class:`~cachalot.stores.base.Store`."""
+        if self._call("add", key, value, timeout=self._seconds(lifetime)):
+            return True
+        if not self._raising and self._call("get", key) is None:
+            raise StoreAway(f"the cache {self.alias!r} neither has {key} nor takes it")
+        return False
+
+    def _set(self, values: dict[str, Any], lifetime: Lifetime) -> None:
+        failed = self._call("set_many", values, timeout=self._seconds(lifetime))
+        if failed:
+            error = StoreRefused if lifetime is Lifetime.ENTRY else StoreAway
+            raise error(f"the cache {self.alias!r} did not take {failed!r}")
+        if lifetime is not Lifetime.ENTRY and not self._raising:
+            self._verify(values)
+
+    def _verify(self, values: dict[str, Any]) -> None:
+        """Make sure that what was written is there; a second try tells another writer from a lost value."""
+        for last in (False, True):
+            got = self._call("get_many", list(values))
+            seen = got if isinstance(got, dict) else {}
+            values = {k: v for k, v in values.items() if seen.get(k) != v and not is_mark(seen.get(k))}
+            if not values:
+                return
+            if last:
+                raise StoreAway(f"the cache {self.alias!r} did not keep {sorted(values)}")
+            self._call("set_many", values, timeout=self._seconds(Lifetime.LEASE))
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self._method(name)(*args, **kwargs)
+        except Exception as error:  # a cache backend may raise anything its client library knows
+            raise StoreAway(f"{type(error).__name__}: {error}") from error
+
+    def _method(self, name: str) -> Callable[..., Any]:
+        cache = caches[self.alias]
+        if self._django_redis:
+            # The methods of the cache itself may be told to swallow errors (IGNORE_EXCEPTIONS); those of its client raise.
+            return getattr(cache.client, name)  # type: ignore[attr-defined,no-any-return]
+        return getattr(cache, name)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _seconds(lifetime: Lifetime) -> float | None:
+        if lifetime is Lifetime.STATE:
+            return STATE_SECONDS
+        config = current()
+        if lifetime is Lifetime.HOLD:
+            return config.replica_lag
+        return config.lease if lifetime is Lifetime.LEASE else config.timeout

@@ -1,0 +1,1 @@
+"""A small library of books: the app whose queries the tests cache."""

@@ -1,0 +1,223 @@
+"""Test models, one for every kind of relation and table that a query cache can get wrong."""
+
+from __future__ import annotations
+
+import uuid
+
+import django
+from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
+from django.contrib.contenttypes.models import ContentType
+from django.db import models
+
+#: The view that :class:`AuthorStats` reads; a test that wants it creates it.
+AUTHOR_STATS_VIEW = """
+    CREATE VIEW testapp_authorstats AS
+    SELECT a.id AS author_id, a.name AS name, COUNT(b.id) AS books
+    FROM testapp_author a LEFT JOIN testapp_book b ON b.author_id = a.id
+    GROUP BY a.id, a.name
+"""
+
+
+class Author(models.Model):
+    name = models.CharField(max_length=100)
+    age = models.IntegerField(null=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self):
+        return self.name
+
+
+class Tag(models.Model):
+    name = models.CharField(max_length=100, unique=True)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self):
+        return self.name
+
+
+class Review(models.Model):
+    """Belongs to anything."""
+
+    content_type = models.ForeignKey(ContentType, models.CASCADE)
+    object_id = models.PositiveBigIntegerField()
+    subject = GenericForeignKey()
+    text = models.TextField()
+    stars = models.IntegerField(default=3)
+
+    class Meta:
+        ordering = ["id"]
+
+
+class Book(models.Model):
+    title = models.CharField(max_length=200)
+    author = models.ForeignKey(Author, models.CASCADE, related_name="books")
+    pages = models.IntegerField(default=0)
+    price = models.DecimalField(max_digits=8, decimal_places=2, null=True)
+    published = models.DateField(null=True)
+    uuid = models.UUIDField(default=uuid.uuid4)
+    tags = models.ManyToManyField(Tag, related_name="books", blank=True)
+    meta = models.JSONField(null=True)
+    payload = models.BinaryField(null=True)
+    created = models.DateTimeField(null=True)
+    reviews = GenericRelation(Review)
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self):
+        return self.title
+
+
+class Bookmark(models.Model):
+    """Its table's name begins with that of another table."""
+
+    book = models.ForeignKey(Book, models.CASCADE)
+    page = models.IntegerField(default=1)
+
+
+class Chapter(models.Model):
+    book = models.ForeignKey(Book, models.CASCADE, related_name="chapters")
+    number = models.IntegerField()
+    title = models.CharField(max_length=200, default="")
+
+    class Meta:
+        unique_together = [("book", "number")]
+        ordering = ["book", "number"]
+
+
+class LongBook(Book):
+    """A proxy: another class on the same table."""
+
+    class Meta:
+        proxy = True
+
+
+class Place(models.Model):
+    name = models.CharField(max_length=100)
+    address = models.CharField(max_length=100, default="")
+
+
+class Restaurant(Place):
+    """Multi-table inheritance: a row is spread over two tables."""
+
+    stars = models.IntegerField(default=0)
+    cook = models.ForeignKey(Author, models.SET_NULL, null=True)
+
+
+class Pizzeria(Restaurant):
+    """A third table."""
+
+    oven = models.CharField(max_length=100, default="wood")
+
+
+class Category(models.Model):
+    """A tree."""
+
+    name = models.CharField(max_length=100)
+    parent = models.ForeignKey("self", models.CASCADE, null=True, related_name="children")
+
+
+class NullFK(models.Model):
+    """Survives its author."""
+
+    author = models.ForeignKey(Author, models.SET_NULL, null=True)
+    note = models.CharField(max_length=100, default="")
+
+
+class Friendship(models.Model):
+    """The explicit table of a many-to-many relation."""
+
+    person = models.ForeignKey("Person", models.CASCADE, related_name="+")
+    friend = models.ForeignKey("Person", models.CASCADE, related_name="+")
+    since = models.DateField(null=True)
+
+
+class Person(models.Model):
+    """Many-to-many with itself."""
+
+    name = models.CharField(max_length=100)
+    friends = models.ManyToManyField("self", through=Friendship)
+
+
+class MixedCase(models.Model):
+    """A table whose name means something else without quotes."""
+
+    value = models.IntegerField(default=0)
+
+    class Meta:
+        db_table = "TestApp_MixedCase"
+
+
+class AuthorStats(models.Model):
+    """A view over two tables, see :data:`AUTHOR_STATS_VIEW`."""
+
+    author = models.OneToOneField(Author, models.DO_NOTHING, primary_key=True)
+    name = models.CharField(max_length=100)
+    books = models.IntegerField()
+
+    class Meta:
+        managed = False
+        db_table = "testapp_authorstats"
+
+
+if django.VERSION >= (5, 0):
+
+    class Rectangle(models.Model):
+        """The database computes a column."""
+
+        width = models.IntegerField()
+        height = models.IntegerField()
+        area = models.GeneratedField(
+            expression=models.F("width") * models.F("height"),
+            output_field=models.IntegerField(),
+            db_persist=True,
+        )
+
+
+if django.VERSION >= (5, 2):
+
+    class Seat(models.Model):
+        """Two columns are the primary key."""
+
+        pk = models.CompositePrimaryKey("row", "number")
+        row = models.IntegerField()
+        number = models.IntegerField()
+        guest = models.CharField(max_length=100, default="")
+
+
+if django.VERSION >= (6, 1):
+
+    class DBParent(models.Model):
+        """What the database deletes, empties or resets below it, Django does not see."""
+
+        name = models.CharField(max_length=100)
+
+    class DBCascadeChild(models.Model):
+        parent = models.ForeignKey(DBParent, models.DB_CASCADE)
+
+    class DBSetNullChild(models.Model):
+        parent = models.ForeignKey(DBParent, models.DB_SET_NULL, null=True)
+
+    class DBSetDefaultChild(models.Model):
+        """InnoDB knows no SET DEFAULT."""
+
+        parent = models.ForeignKey(DBParent, models.DB_SET_DEFAULT, db_default=1)
+
+        class Meta:
+            required_db_features = {"supports_on_delete_db_default"}
+
+    class DBCascadeGrandchild(models.Model):
+        child = models.ForeignKey(DBCascadeChild, models.DB_CASCADE)
+
+    class DBSetNullGrandchild(models.Model):
+        child = models.ForeignKey(DBCascadeChild, models.DB_SET_NULL, null=True)
+
+    class DBSetDefaultGrandchild(models.Model):
+        child = models.ForeignKey(DBCascadeChild, models.DB_SET_DEFAULT, db_default=1)
+
+        class Meta:
+            required_db_features = {"supports_on_delete_db_default"}
