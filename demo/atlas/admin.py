@@ -30,10 +30,10 @@ class CountryAdmin(admin.ModelAdmin):
     list_display_links = ("code", "name")
     list_filter = ("featured", "currencies")
     search_fields = ("name", "official_name", "=code", "=code3")
+    list_per_page = 25
     filter_horizontal = ("currencies",)
     inlines = (NoteInline,)
     ordering = ("name",)  # what is grouped for a count does not take the order of the model
-    list_per_page = 50
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Country]:
         """Return the countries with the number of their subdivisions."""
@@ -53,6 +53,7 @@ class SubdivisionAdmin(admin.ModelAdmin):
     list_filter = ("country__featured", "kind")
     list_select_related = ("country", "parent")
     search_fields = ("name", "code", "country__name")
+    list_per_page = 25
     autocomplete_fields = ("country", "parent")
 
 
@@ -62,6 +63,7 @@ class CurrencyAdmin(admin.ModelAdmin):
 
     list_display = ("code", "name", "number")
     search_fields = ("=code", "name")
+    list_per_page = 25
 
 
 @admin.register(Language)
@@ -72,6 +74,7 @@ class LanguageAdmin(admin.ModelAdmin):
     list_display_links = ("code", "name")
     list_filter = ("scope", "kind")
     search_fields = ("name", "inverted_name", "=code", "=code2")
+    list_per_page = 25
 
 
 @admin.register(Script)
@@ -80,6 +83,7 @@ class ScriptAdmin(admin.ModelAdmin):
 
     list_display = ("code", "name", "number")
     search_fields = ("=code", "name")
+    list_per_page = 25
 
 
 @admin.register(Note)
@@ -90,5 +94,6 @@ class NoteAdmin(admin.ModelAdmin):
     list_filter = ("user", "created")
     list_select_related = ("country", "user")
     search_fields = ("text", "country__name", "user__username")
+    list_per_page = 25
     date_hierarchy = "created"
     autocomplete_fields = ("country",)

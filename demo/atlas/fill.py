@@ -70,4 +70,4 @@ def fill_admin() -> bool:
 def sizes() -> dict[str, int]:
     """Return the number of rows of each table of the atlas."""
     models = (Country, Subdivision, Currency, Language, Script, Note)
-    return {str(model._meta.verbose_name_plural): model.objects.count() for model in models}  # noqa: SLF001 - public in all but name
+    return {str(model._meta.verbose_name_plural): model.objects.count() for model in models}

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 if settings.WITH_CACHALOT:
     from cachalot.api import cachalot_disabled
-
     from cachalot.observe.events import record
 else:  # the walk also runs without cachalot; then both ways are the same
     cachalot_disabled = nullcontext

@@ -153,6 +153,7 @@ def run() -> int:
     say(f"\n{report.by_page(walk.visits)}\n")
     if reasons := report.not_hits(walk.visits):
         say(f"Reads that the cache did not answer, and why:\n{reasons}\n")
+    say("SQLite runs inside this process. A database server also takes a round trip for each query.\n")
     wrong = faults(walk)
     for fault in wrong[:5]:
         say(f"{fault}\n")

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import ContextDecorator, contextmanager
-from contextvars import Token
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.apps import apps
 from django.conf import settings
+from django.core.cache.backends.base import InvalidCacheBackendError
 from django.db import connections
 from django.db.models import Model, QuerySet
 
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.analysis.schema import written_with
 from cachalot.conf import current
-from cachalot.core.decisions import Decision
 from cachalot.core.tags import EPOCH, NOTHING, Effects, Tag, any_of
 from cachalot.engine import registry, scopes
 from cachalot.engine.cache import QueryCache, tag_key
@@ -29,6 +27,12 @@ from cachalot.orm.connection import attach, session_of
 from cachalot.orm.explaining import explain_query
 from cachalot.orm.notices import announce
 from cachalot.stores.base import StoreAway
+
+if TYPE_CHECKING:
+    from contextvars import Token
+    from types import TracebackType
+
+    from cachalot.core.decisions import Decision
 
 __all__ = [
     "Explanation",
@@ -52,26 +56,28 @@ def _tables(tables_or_models: tuple[TableOrModel, ...]) -> frozenset[str]:
 
 def _table(table_or_model: TableOrModel) -> str:
     if not isinstance(table_or_model, str):
-        return table_or_model._meta.db_table
+        return str(table_or_model._meta.db_table)
     if table_or_model.count(".") == 1:
         try:
-            return apps.get_model(table_or_model)._meta.db_table
+            return str(apps.get_model(table_or_model)._meta.db_table)
         except LookupError:
             pass  # the name of a table in a schema
     return table_or_model
 
 
-def _aliases(chosen: str | None, known: Any) -> list[str]:  # noqa: ANN401 - a handler or a mapping
+def _aliases(chosen: str | None, known: Any) -> list[str]:
     return list(known) if chosen is None else [chosen]
 
 
-def _session(alias: str) -> Any:  # noqa: ANN401 - see session_of
+def _session(alias: str) -> Any:
     connection = connections[alias]
     attach(connection)
     return session_of(connection)
 
 
 def _caches(chosen: str | None) -> list[QueryCache]:
+    if chosen is not None and chosen not in settings.CACHES:
+        raise InvalidCacheBackendError(f"The connection '{chosen}' doesn't exist.")
     found = (query_cache(alias) for alias in _aliases(chosen, settings.CACHES))
     return [cache for cache in found if cache is not None]
 
@@ -83,7 +89,8 @@ def invalidate(
 
     Inside a transaction the results end at once, and again when it commits.
 
-    :param tables_or_models: models, instances, ``"app.Model"`` or names of tables; none at all means all tables.
+    :param tables_or_models: models, instances, ``"app.Model"`` or names of tables; none at all means all
+        tables.
     :param cache_alias: key of ``CACHES``; by default all caches, also those that were used under an earlier
         ``CACHALOT_CACHE``.
     :param db_alias: key of ``DATABASES``; by default all databases.
@@ -100,9 +107,10 @@ def invalidate(
         transaction = session.transaction()
         if transaction is not None:
             transaction.note(effects)
+        pending = list(session.notices)
         for cache in _caches(cache_alias):
             cache.invalidate(session, effects)
-        session.notices[:] = [effects]
+        session.notices[:] = [*pending, effects]
         announce(session)
 
 
@@ -111,14 +119,15 @@ def get_last_invalidation(
 ) -> float:
     """Return when one of some tables was last invalidated, for the keys of template fragments and pages.
 
-    The answer is different after each invalidation of any of the tables, and it never returns to an earlier one: when the
-    cache has dropped what it knew, the answer is new.
+    The answer is different after each invalidation of any of the tables, and it never returns to an earlier
+    one: when the cache has dropped what it knew, the answer is new.
 
-    :param tables_or_models: models, instances, ``"app.Model"`` or names of tables; none at all means all tables of models.
+    :param tables_or_models: models, instances, ``"app.Model"`` or names of tables; none at all means all
+        tables of models.
     :param cache_alias: key of ``CACHES``; by default the cache in use.
     :param db_alias: key of ``DATABASES``; by default all databases.
-    :returns: seconds since the epoch by the clock of the machine that wrote; 0.0 when never. While the cache does not
-        answer: the time now.
+    :returns: seconds since the epoch by the clock of the machine that wrote; 0.0 when never. While the cache
+        does not answer: the time now.
 
     .. versionadded:: 1.0
     """
@@ -176,7 +185,7 @@ class _Scope(ContextDecorator):
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
-            async def wrapped_coroutine(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the function
+            async def wrapped_coroutine(*args: Any, **kwargs: Any) -> Any:
                 with again():
                     return await function(*args, **kwargs)
 
@@ -188,16 +197,23 @@ class _Scope(ContextDecorator):
                 return _stepwise(again, function(*args, **kwargs))
 
             return wrapped_generator  # type: ignore[return-value]
+        if inspect.isasyncgenfunction(function):
+
+            @functools.wraps(function)
+            def wrapped_async_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+                return _stepwise_async(again, function(*args, **kwargs))
+
+            return wrapped_async_generator  # type: ignore[return-value]
 
         @functools.wraps(function)
-        def wrapped(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the function
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
             with again():
                 return function(*args, **kwargs)
 
         return wrapped  # type: ignore[return-value]
 
 
-def _stepwise(scope: Callable[[], _Scope], generator: Any) -> Iterator[Any]:  # noqa: ANN401 - of the user
+def _stepwise(scope: Callable[[], _Scope], generator: Any) -> Generator[Any, Any, Any]:
     """Run each step of a generator inside a scope, and nothing of the caller's between two steps."""
     answer: Any = None
     try:
@@ -206,22 +222,37 @@ def _stepwise(scope: Callable[[], _Scope], generator: Any) -> Iterator[Any]:  # 
                 value = generator.send(answer)
             answer = yield value
     except StopIteration as stop:
-        return stop.value  # noqa: B901 - hands on the value of the wrapped generator
+        return stop.value
     finally:
         generator.close()
+
+
+async def _stepwise_async(scope: Callable[[], _Scope], generator: Any) -> AsyncIterator[Any]:
+    """Run each step of an asynchronous generator inside a scope, and nothing of the caller's between two."""
+    try:
+        while True:
+            try:
+                with scope():
+                    value = await anext(generator)
+            except StopAsyncIteration:
+                return
+            yield value
+    finally:
+        await generator.aclose()
 
 
 class cachalot_disabled(_Scope):  # noqa: N801 - a kept name
     """Run queries without the cache: nothing is served from it, nothing stored. Writes still invalidate.
 
-    A context manager and a decorator, for synchronous and asynchronous code. Scopes nest, and an exception ends them.
+    A context manager and a decorator, for synchronous and asynchronous code. Scopes nest, and an exception
+    ends them.
 
     :param all_queries: whether querysets that were evaluated before are run again as well when used inside.
 
     .. versionadded:: 2.0
     """
 
-    def __init__(self, all_queries: bool = False) -> None:  # noqa: FBT001, FBT002 - a kept signature
+    def __init__(self, all_queries: bool = False) -> None:
         super().__init__()
         self._all_queries = all_queries
 
@@ -263,9 +294,9 @@ class cachalot_refreshing(_Scope):  # noqa: N801 - named like cachalot_disabled
 def invalidation_deferred() -> Iterator[None]:
     """Put invalidations off until the end of a block: one exchange with the cache for any number of writes.
 
-    Reads of the same block do not use the cache for the tables written in it. Reads of others may be answered as they
-    were before the block until it ends, and if the process dies in it, until the results expire: this is for imports
-    that nobody looks at meanwhile. An exception does not lose an invalidation.
+    Reads of the same block do not use the cache for the tables written in it. Reads of others may be answered
+    as they were before the block until it ends, and if the process dies in it, until the results expire: this
+    is for imports that nobody looks at meanwhile. An exception does not lose an invalidation.
 
     :returns: a context manager, and a decorator.
 
@@ -280,7 +311,7 @@ def invalidation_deferred() -> Iterator[None]:
         yield
     finally:
         scopes.deferred.reset(token)
-        for alias, effects in collected.effects.items():
+        for alias, effects in collected.effects.values():
             _deliver(alias, effects)
 
 
@@ -340,7 +371,7 @@ def explain(queryset: QuerySet[Any]) -> Explanation:
 
 
 def stats() -> dict[str, Any]:
-    """Return what this process has counted since it started: hits, misses and bypasses by reason, and the cache's faults.
+    """Return what this process has counted: hits, misses, bypasses by reason, faults of the cache.
 
     .. versionadded:: 3.0
     """

@@ -48,6 +48,7 @@ def register() -> None:
         check_apps,
     ):
         register_check(check, Tags.compatibility)
+    register_check(check_debug_toolbar, Tags.compatibility)
     # In development a cache of one process is what one wants, so this one runs with `check --deploy`.
     register_check(check_shared_cache, Tags.caches, deploy=True)
 
@@ -352,3 +353,25 @@ def unknown_app(setting: str, label: str, known: set[str]) -> CheckMessage:
 def _did_you_mean(name: str, known: Iterable[Any]) -> str:
     matches = get_close_matches(name, list(known), n=1)
     return f"Did you mean {matches[0]!r}?" if matches else ""
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Other packages
+# ------------------------------------------------------------------------------------------------------------
+
+
+def check_debug_toolbar(**_kwargs: object) -> list[CheckMessage]:
+    """Return W009 for the one version of django-debug-toolbar whose cache panel cannot show binary values."""
+    config = apps.app_configs.get("debug_toolbar")
+    version = "" if config is None else str(getattr(config.module, "VERSION", ""))
+    return [old_debug_toolbar()] if version.startswith("6.0") else []
+
+
+def old_debug_toolbar() -> CheckMessage:
+    """Return the message for a toolbar that fails where a cache is given bytes."""
+    return CheckWarning(
+        "The cache panel of django-debug-toolbar 6.0 raises DjangoUnicodeDecodeError on each page that reads "
+        "or stores a binary value in a cache, such as a result of cachalot.",
+        hint="pip install 'django-debug-toolbar>=6.1'",
+        id="cachalot.W009",
+    )

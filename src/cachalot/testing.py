@@ -1,21 +1,23 @@
 """Helpers for the tests of projects that use cachalot.
 
-``watch()`` records what became of each read; ``CacheAssertions`` has assertions over it for ``TestCase`` classes;
-``reset()`` brings this process back to where it was after start-up.
+``watch()`` records what became of each read; ``CacheAssertions`` has assertions over it for ``TestCase``
+classes; ``reset()`` brings this process back to where it was after start-up.
 
 .. versionadded:: 3.0
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cachalot.core.decisions import Decision, Outcome
 from cachalot.engine import caches
 from cachalot.observe import counters
 from cachalot.observe.events import Event, ReadEvent, record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 __all__ = ["CacheAssertions", "Watch", "reset", "watch"]
 

@@ -21,15 +21,15 @@ from cachalot.stores.base import StoreAway
 __all__ = ["UncachableQuery", "get_query_cache_key", "get_table_cache_key"]
 
 
-class UncachableQuery(Exception):  # noqa: N818 - a kept name
+class UncachableQuery(Exception):
     """The query is not cached; the message is the reason.
 
     .. versionadded:: 1.0
     """
 
 
-def get_query_cache_key(compiler: Any) -> str:  # noqa: ANN401 - a compiler of Django
-    """Return the key under which the result of a compiler's query is kept, without the prefix of the Django cache.
+def get_query_cache_key(compiler: Any) -> str:
+    """Return the key of the result of a compiler's query, without the prefix of the Django cache.
 
     :param compiler: from ``queryset.query.get_compiler(alias)``.
     :raises UncachableQuery: its result is not kept.

@@ -8,9 +8,11 @@ from cachalot.analysis.rawsql import analyse
 from cachalot.analysis.volatility import is_time_word, may_write, unstable
 
 VENDORS = ["postgresql", "mysql", "sqlite", "oracle", "microsoft", "other"]
-CLOCKS = ["now", "random_uuid", "uuid", "current_timestamp", "current_user", "sysdate", "nextval", "clock_timestamp",
-          "version", "last_insert_id", "age", "date()", "unix_timestamp()", "strftime()", "my_function", "@x",
-          "tablesample", "set_config", "pg_sleep", "ts_rewrite", "query_to_xml"]  # fmt: skip
+CLOCKS = """
+    now random_uuid uuid current_timestamp current_user sysdate nextval clock_timestamp version last_insert_id
+    age date() unix_timestamp() strftime() my_function @x tablesample set_config
+    pg_sleep ts_rewrite query_to_xml
+""".split()
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
@@ -63,9 +65,11 @@ def test_a_vouched_function_is_stable():
 
 @pytest.mark.parametrize(
     "function",
-    ["now", "random", "pg_sleep", "pg_advisory_lock", "pg_try_advisory_xact_lock", "version", "setval", "row_count",
-     "uuid", "lower", "date()", "@x", "pg_get_indexdef", "tablesample"],
-)  # fmt: skip
+    """
+    now random pg_sleep pg_advisory_lock pg_try_advisory_xact_lock version setval row_count uuid lower
+    date() @x pg_get_indexdef tablesample
+    """.split(),
+)
 def test_volatile_functions_that_write_nothing_may_be_called_raw(function):
     """A raw SELECT with a clock or a lock in it is still a read."""
     assert not may_write({function}, "postgresql")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from django.core import checks as django_checks
@@ -279,6 +280,15 @@ def test_app_that_is_not_installed_is_a_warning():
     messages = checks.check_apps()
     assert ids(messages) == ["W007", "W007"]
     assert messages[0].hint == "Did you mean 'sessions'?"
+
+
+@pytest.mark.parametrize(("toolbar", "expected"), [("6.0.0", ["W009"]), ("6.1.0", []), ("8.0.0", [])])
+def test_toolbar_that_cannot_show_bytes_is_a_warning(monkeypatch, toolbar, expected):
+    """W009: one version of the toolbar breaks each page that uses the cache."""
+    assert checks.check_debug_toolbar() == []
+    installed = SimpleNamespace(module=SimpleNamespace(VERSION=toolbar))
+    monkeypatch.setitem(checks.apps.app_configs, "debug_toolbar", installed)
+    assert ids(checks.check_debug_toolbar()) == expected
 
 
 def test_every_message_has_a_hint(engine):

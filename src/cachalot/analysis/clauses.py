@@ -8,8 +8,12 @@ tables wrongly (a column called ``offset``) are not listed here at all.
 
 from __future__ import annotations
 
-from cachalot.analysis.lexer import Token
+from typing import TYPE_CHECKING
+
 from cachalot.analysis.walker import SINGLE_TARGET, Handler, Unreadable, Walk
+
+if TYPE_CHECKING:
+    from cachalot.analysis.lexer import Token
 
 __all__ = ["walk"]
 
@@ -24,7 +28,7 @@ _MODIFIERS = frozenset({"DELAYED", "HIGH_PRIORITY", "IGNORE", "LOW_PRIORITY", "Q
 
 
 def walk(tokens: list[Token], vendor: str) -> Walk:
-    """Follow one statement (SELECT, WITH, VALUES, TABLE, INSERT, REPLACE, UPDATE, DELETE or MERGE) to its end.
+    """Follow one statement (SELECT, WITH, VALUES, TABLE, INSERT, REPLACE, UPDATE, DELETE, MERGE) to its end.
 
     :param tokens: its tokens; parentheses are balanced.
     :param vendor: Django's ``connection.vendor``.

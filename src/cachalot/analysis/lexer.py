@@ -9,6 +9,7 @@ need a loop of their own.
 from __future__ import annotations
 
 import re
+import sys
 from typing import TypeAlias
 
 __all__ = ["END", "Token", "canonical_table", "lex", "literal_text", "quoted_text"]
@@ -213,7 +214,7 @@ def quoted_text(raw: str) -> str:
 
 def _unescape(found: re.Match[str]) -> str:
     code = found[1] or found[2]
-    return chr(int(code, 16)) if code and int(code, 16) < 0x110000 else "\\"
+    return chr(int(code, 16)) if code and int(code, 16) <= sys.maxunicode else "\\"
 
 
 def canonical_table(name: str) -> str:

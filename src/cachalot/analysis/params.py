@@ -44,7 +44,7 @@ from cachalot.analysis.volatility import is_time_word
 Encoder = Callable[[Any], bytes]
 
 
-class UnencodableParameter(TypeError):  # noqa: N818 - it says what the parameter is
+class UnencodableParameter(TypeError):
     """A parameter cannot be turned into a key without loss.
 
     :param cls: type of the parameter.
@@ -112,7 +112,7 @@ def register_param(type_: type, encode: Callable[[Any], bytes]) -> None:
     _encoders[type_] = lambda value: _frame(b"R", _frame(b"c", name) + encode(value))
 
 
-def time_words(params: Any) -> bool:  # noqa: PLR0911 - one way out per kind of parameter
+def time_words(params: Any) -> bool:
     """Return whether a parameter holds a word that a database reads as the current time, at any depth.
 
     JSON wrappers are not opened, the database never reads their content as a time.

@@ -11,14 +11,17 @@ followed by ``clauses.py``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from cachalot.analysis.clauses import walk
 from cachalot.analysis.lexer import END, Token, canonical_table, lex, literal_text, quoted_text
 from cachalot.analysis.sessions import SESSION_VERBS, set_config
 from cachalot.analysis.statements import Kind, Statement
 from cachalot.analysis.walker import Unreadable, Walk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["Kind", "Statement", "analyse", "canonical_table"]
 
@@ -34,6 +37,7 @@ _HARMLESS = frozenset(
 )
 # These end MySQL's open transaction by themselves, and with it make its rows visible.
 _COMMITTING_ON_MYSQL = frozenset({"CHECK", "LOCK", "UNLOCK"})
+_EXPLAIN_OPTIONS = frozenset({"ANALYSE", "ANALYZE", "FORMAT", "JSON", "TRADITIONAL", "TREE", "VERBOSE"})
 _OFF = frozenset({"OFF", "FALSE", "0"})
 
 
@@ -76,21 +80,17 @@ def _read(sql: str, vendor: str, *, other_reading: bool) -> tuple[Statement, ...
     if parts is None:
         return None
     statements: list[Statement] = []
+    # A procedural body has semicolons of its own, and its END is no COMMIT.
+    last_end = max((at for at, part in enumerate(parts) if part[0][1] == "END"), default=0)
     position = 0
     while position < len(parts):
         part = parts[position]
         statement = _statement(part, vendor)
         statements.append(statement)
         if statement.kind is Kind.UNKNOWN and any(token[1] == "BEGIN" for token in part):
-            position = _body_end(parts, position)
+            position = max(position, last_end)
         position += 1
     return tuple(statements) or (Statement(Kind.HARMLESS, ""),)
-
-
-def _body_end(parts: list[list[Token]], position: int) -> int:
-    # A procedural body has semicolons of its own, and its END is no COMMIT.
-    ends = [other for other in range(position, len(parts)) if parts[other][0][1] == "END"]
-    return ends[-1] if ends else position
 
 
 def _split(tokens: list[Token]) -> list[list[Token]] | None:
@@ -152,7 +152,7 @@ def _padded(tokens: list[Token]) -> list[Token]:
 
 
 def _literals(tokens: list[Token], vendor: str) -> frozenset[str]:
-    found = {literal_text(raw) for kind, _, raw in tokens if kind == "s" or kind == "d"}
+    found = {literal_text(raw) for kind, _, raw in tokens if kind in {"s", "d"}}
     if vendor == "sqlite":
         # "now" is a string for SQLite when no column has that name.
         for before, token, after in zip(tokens, tokens[1:], tokens[2:], strict=False):
@@ -205,14 +205,17 @@ def _explain(tokens: list[Token], vendor: str) -> Statement:
     if vendor == "oracle":  # writes its answer into a table
         raise Unreadable
     verb = tokens[0][1]
-    position, runs = 1, False
+    position, runs, other = 1, False, False
     if tokens[1][0] == "(" and vendor != "mysql":
         while tokens[position][0] != ")":
             runs |= tokens[position][1] in {"ANALYZE", "ANALYSE"} and tokens[position + 1][1] not in _OFF
             position += 1
     while tokens[position][0] != "e" and tokens[position][1] not in _QUERIES and tokens[position][0] != "(":
         runs |= tokens[position][1] in {"ANALYZE", "ANALYSE"} and tokens[position + 1][0] != "e"
+        other |= tokens[position][0] == "w" and tokens[position][1] not in _EXPLAIN_OPTIONS
         position += 1
+    if runs and other:  # EXPLAIN ANALYZE CREATE TABLE .. AS SELECT ..
+        raise Unreadable
     if runs:
         return _inner(tokens[position:], verb, vendor)
     try:

@@ -1,22 +1,24 @@
 """From a traced statement to what its result depends on, or to the reason why it must not be cached.
 
-Two witnesses must agree. The trace has what the compiler compiled; the text has what is really sent. A table that stands
-in the text but not in the trace (``extra(tables=…)``, ``RawSQL``, an expression that writes SQL by itself), a function that
-is not known to follow from the tables, or a text that is not plainly one SELECT: not cached. What the text says is kept
-per text, so it costs once.
+Two witnesses must agree. The trace has what the compiler compiled; the text has what is really sent. A table
+that stands in the text but not in the trace (``extra(tables=…)``, ``RawSQL``, an expression that writes SQL
+by itself), a function that is not known to follow from the tables, or a text that is not plainly one SELECT:
+not cached. What the text says is kept per text, so it costs once.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.params import UnencodableParameter, encode_params, time_words
 from cachalot.analysis.rawsql import Kind, analyse, canonical_table
 from cachalot.analysis.schema import model_facts
 from cachalot.analysis.volatility import is_time_word, unstable
-from cachalot.conf import Config
 from cachalot.core.decisions import Decision, Reason
+
+if TYPE_CHECKING:
+    from cachalot.conf import Config
 
 MAX_KEPT = 4096
 
@@ -101,7 +103,7 @@ def refusal_of_tables(tables: frozenset[str], config: Config) -> Decision | None
     return Decision.bypass(Reason.TABLE, ", ".join(sorted(found))) if found else None
 
 
-def read_params(params: Any) -> bytes | Decision:  # noqa: ANN401 - a sequence or a mapping of the ORM
+def read_params(params: Any) -> bytes | Decision:
     """Return the parameters as typed bytes, or why a statement with them must not be cached."""
     try:
         encoded = encode_params(params)

@@ -1,23 +1,28 @@
 """Facts about tables: which models own them, which writes reach further, and what stands behind a view.
 
-Models are asked first and cost nothing. Only a relation that no managed model owns (a view, a table made by hand, a
-partition) is looked up in the catalogue of the database, through the driver, so that no query count of the user changes.
+Models are asked first and cost nothing. Only a relation that no managed model owns (a view, a table made by
+hand, a partition) is looked up in the catalogue of the database, through the driver, so that no query count
+of the user changes.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
-from django.db import models
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import deletion
 
 from cachalot.analysis.rawsql import Kind, analyse, canonical_table
 from cachalot.analysis.volatility import unstable
-from cachalot.conf import Config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.db import models
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from cachalot.conf import Config
 
 MAX_DEPTH = 20
 """Views upon views deeper than this are not followed."""
@@ -49,7 +54,7 @@ class ModelFacts:
         for field in model._meta.local_fields:
             parent = field.remote_field
             if parent is not None and _done_by_database(getattr(parent, "on_delete", None)):
-                target = parent.model._meta.concrete_model
+                target = parent.model._meta.concrete_model or parent.model
                 self.deleted_with[canonical_table(target._meta.db_table)].add(table)
 
 
@@ -166,7 +171,7 @@ class Catalogue:
             cursor.close()
 
 
-def _look_up_postgresql(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]]:  # noqa: ANN401 - of the driver
+def _look_up_postgresql(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]]:
     cursor.execute(
         "SELECT c.oid, c.relkind, c.relpersistence, pg_get_viewdef(c.oid) FROM pg_catalog.pg_class c "
         "WHERE lower(c.relname) = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
@@ -193,10 +198,11 @@ def _look_up_postgresql(cursor: Any, relation: str) -> tuple[str, str, frozenset
     return ("unknown", "", frozenset())
 
 
-def _look_up_mysql(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]]:  # noqa: ANN401 - of the driver
+def _look_up_mysql(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]]:
     cursor.execute(
         "SELECT t.table_type, v.view_definition FROM information_schema.tables t "
-        "LEFT JOIN information_schema.views v ON v.table_schema = t.table_schema AND v.table_name = t.table_name "
+        "LEFT JOIN information_schema.views v "
+        "ON v.table_schema = t.table_schema AND v.table_name = t.table_name "
         "WHERE t.table_schema = DATABASE() AND lower(t.table_name) = %s",
         [relation],
     )
@@ -207,7 +213,7 @@ def _look_up_mysql(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]
     return (kind, _text(rows[0][1] or ""), frozenset())
 
 
-def _look_up_sqlite(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]]:  # noqa: ANN401 - of the driver
+def _look_up_sqlite(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]]:
     for catalogue in ("sqlite_temp_master", "sqlite_master"):
         cursor.execute(
             f"SELECT type, sql FROM {catalogue} WHERE lower(name) = ? AND type IN ('table', 'view')",  # noqa: S608
@@ -229,12 +235,16 @@ def _after_as(sql: str) -> str:
     """Return the query of ``CREATE VIEW name [(columns)] AS query``."""
     words = sql.split()
     for index, word in enumerate(words):
-        if word.upper() == "AS" and index + 1 < len(words) and words[index + 1].upper() in {"SELECT", "WITH", "VALUES"}:
+        if (
+            word.upper() == "AS"
+            and index + 1 < len(words)
+            and words[index + 1].upper() in {"SELECT", "WITH", "VALUES"}
+        ):
             return " ".join(words[index + 1 :])
     return ""
 
 
-def _text(value: Any) -> str:  # noqa: ANN401 - drivers return text as str or bytes
+def _text(value: Any) -> str:
     return value.decode() if isinstance(value, (bytes, bytearray)) else str(value)
 
 

@@ -79,7 +79,7 @@ def _end(tokens: list[Token], vendor: str) -> Statement:
         target = words.index("TO") + 2
         target += tokens[target][1] == "SAVEPOINT" and tokens[target + 1][0] != "e"
         return Statement(Kind.ROLLBACK_TO, verb, name=_identifier(tokens[target]))
-    if vendor == "microsoft" and len(words) == 2 and words[0] in {"TRAN", "TRANSACTION"}:
+    if vendor == "microsoft" and words[1:] and not words[2:] and words[0] in {"TRAN", "TRANSACTION"}:
         kind = Kind.ROLLBACK_TO if verb == "ROLLBACK" else Kind.COMMIT
         return Statement(kind, verb, name=_identifier(tokens[2]))
     if set(words) - _END_WORDS:

@@ -1,8 +1,9 @@
 """What a compiler emitted while it compiled one statement.
 
-The compiler itself is the tracer: every table and join of a statement, of its subqueries and of the parts of a union goes
-through ``compiler.compile(node)``, so what is recorded is what the SQL contains, not what a walk over the query would
-guess. The statement's text is the second witness (see ``reads``), for what reaches it without ``compile``.
+The compiler itself is the tracer: every table and join of a statement, of its subqueries and of the parts of
+a union goes through ``compiler.compile(node)``, so what is recorded is what the SQL contains, not what a walk
+over the query would guess. The statement's text is the second witness (see ``reads``), for what reaches it
+without ``compile``.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Trace:
         self.tables: set[str] = set()
         self.expressions = False
 
-    def visit(self, node: Any) -> None:  # noqa: ANN401 - anything a compiler can compile
+    def visit(self, node: Any) -> None:
         """Record a node that is being compiled."""
         name = getattr(node, "table_name", None)
         if isinstance(name, str) and name not in self._names:

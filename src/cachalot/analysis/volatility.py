@@ -16,7 +16,10 @@ Three things the names cannot show, which the caller has to look at:
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 __all__ = ["is_time_word", "may_write", "unstable"]
 

@@ -21,7 +21,7 @@ __all__ = ["SINGLE_TARGET", "Frame", "Handler", "Unreadable", "Walk"]
 # Keywords that may stand before a parenthesis without calling anything.
 _NOT_CALLS = frozenset(
     """
-    AGAINST ALL AND ANY ARRAY AS BETWEEN BY CASE CHECK COLLATE COLUMNS CONFLICT CUBE DISTINCT DISTINCTROW
+    AGAINST ALL AND ANY ARRAY AS BETWEEN BY CASE CAST CHECK COLLATE COLUMNS CONFLICT CUBE DISTINCT DISTINCTROW
     DIV ELSE END ESCAPE EXCEPT EXISTS FILTER FORCE FROM GROUP HAVING IGNORE ILIKE IN INCLUDE INDEX
     INTERSECT INTERVAL INTO IS JOIN KEY LATERAL LIKE LIMIT MATCH MATERIALIZED MINUS NOT NULL OF OFFSET ON
     ONLY OPTION OR ORDER OUTPUT OVER OVERLAPS PARTITION PIVOT QUALIFY REGEXP REPEATABLE RETURNING RLIKE
@@ -48,8 +48,7 @@ _NILADIC_BY_VENDOR = {
     "sqlite": _NILADIC,
     "postgresql": _NILADIC_STANDARD | {"USER"},
     "mysql": _NILADIC_STANDARD | {"UTC_DATE", "UTC_TIME", "UTC_TIMESTAMP", "SYSDATE"},
-    "oracle": _NILADIC_STANDARD
-    | {"DBTIMEZONE", "ROWNUM", "SESSIONTIMEZONE", "SYSDATE", "SYSTIMESTAMP", "UID", "USER"},
+    "oracle": _NILADIC_STANDARD | {"DBTIMEZONE", "SESSIONTIMEZONE", "SYSDATE", "SYSTIMESTAMP", "UID", "USER"},
     "microsoft": _NILADIC_STANDARD | {"USER"},
 }
 _NILADIC_ANY = frozenset().union(*_NILADIC_BY_VENDOR.values())
@@ -68,7 +67,7 @@ SINGLE_TARGET = frozenset({"oracle", "postgresql", "sqlite"})
 _CHAINED = re.compile(r'["`\]]\.["`\[]')
 
 
-class Unreadable(Exception):  # noqa: N818 - an answer, not an error of the caller
+class Unreadable(Exception):
     """The statement cannot be followed; anything may be in it."""
 
 
@@ -76,9 +75,19 @@ class Frame:
     """What is known inside one pair of parentheses, or at the top."""
 
     __slots__ = (
-        "aliasable", "begin", "call", "commas", "ctes", "expect", "joined", "listing", "returning", "sink", "verb",
+        "aliasable",
+        "begin",
+        "call",
+        "commas",
+        "ctes",
+        "expect",
+        "joined",
+        "listing",
+        "returning",
+        "sink",
+        "verb",
         "with_name",
-    )  # fmt: skip
+    )
 
     def __init__(self, begin: int, ctes: frozenset[str], sink: set[str]) -> None:
         self.begin = begin  # where its statement starts
@@ -117,7 +126,7 @@ class Walk:
 
         :raises Unreadable: when a table cannot be named.
         """
-        tokens, handlers, niladic = self.tokens, self.handlers, self.niladic
+        tokens = self.tokens
         position, end = 0, len(tokens) - 3
         while position < end:
             kind, value, _ = tokens[position]
@@ -127,14 +136,7 @@ class Walk:
                 called = tokens[position + 1][0] == "(" and tokens[position - 1][1] != "AS"
                 position = self._call(position) if called else position + 1
             elif kind == "w":
-                if value in handlers and self._is_keyword(position):
-                    position = handlers[value](self, position)
-                elif tokens[position + 1][0] == "(":
-                    position = self._call(position)
-                else:
-                    if value in niladic and self._is_value(position):
-                        self.functions.add(value.lower())
-                    position += 1
+                position = self._word(position, value)
             elif kind == ",":
                 self.frame.commas += 1
                 self.frame.expect = self.frame.listing
@@ -151,6 +153,13 @@ class Walk:
                 position += 1
         if self.frame.expect or self.frame.with_name:
             raise Unreadable
+
+    def _word(self, position: int, value: str) -> int:
+        if value in self.handlers and self._is_keyword(position):
+            return self.handlers[value](self, position)
+        if value in self.niladic and self.tokens[position + 1][0] != "(" and self._is_value(position):
+            self.functions.add(value.lower())
+        return self.plain_word(position)
 
     # -- parentheses
 
@@ -183,7 +192,7 @@ class Walk:
     def _is_keyword(self, position: int) -> bool:
         before = self.tokens[position - 1]
         if before[0] == "." or before[1] == "AS":
-            return False
+            return self.tokens[position][1] in {"CURRVAL", "NEXTVAL"}  # sequence.nextval
         return self.tokens[position + 1][0] != "." or self.tokens[position + 2][0] == "."  # FROM ..t
 
     def plain_word(self, position: int) -> int:

@@ -1,18 +1,20 @@
 """From a write to what it changes.
 
-A write of the ORM names its table; a raw statement is read by the tokenizer. To this come the tables that the database
-changes by itself. What cannot be understood changes everything.
+A write of the ORM names its table; a raw statement is read by the tokenizer. To this come the tables that the
+database changes by itself. What cannot be understood changes everything.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.rawsql import Kind, Statement, analyse, canonical_table
 from cachalot.analysis.schema import written_with
 from cachalot.analysis.volatility import may_write
-from cachalot.conf import Config
 from cachalot.core.tags import EVERYTHING, NOTHING, Effects
+
+if TYPE_CHECKING:
+    from cachalot.conf import Config
 
 
 def effects_on(tables: frozenset[str], config: Config) -> Effects:
@@ -20,7 +22,7 @@ def effects_on(tables: frozenset[str], config: Config) -> Effects:
     return Effects(written_with(tables, config))
 
 
-def effects_of_query(query: Any, config: Config) -> Effects:  # noqa: ANN401 - a query of Django
+def effects_of_query(query: Any, config: Config) -> Effects:
     """Return what a write of the ORM changes, before it is compiled.
 
     :param query: an InsertQuery, UpdateQuery or DeleteQuery.

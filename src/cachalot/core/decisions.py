@@ -1,7 +1,7 @@
 """Hit, miss or bypass, with a reason that can be printed.
 
-Every read of the ORM ends in exactly one :class:`Decision`. ``explain``, the debug panel, the counters and the
-log print it; none of them has logic of its own.
+Every read of the ORM ends in exactly one :class:`Decision`. ``explain``, the debug panel, the counters and
+the log print it; none of them has logic of its own.
 """
 
 from __future__ import annotations

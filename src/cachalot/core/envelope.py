@@ -27,7 +27,7 @@ _PAYLOAD_AT = _HEAD.size + _SEAL_SIZE
 _MAX_SAVED = 2**32 - 1
 
 
-class BadEnvelope(ValueError):  # noqa: N818 - it says what the bytes are
+class BadEnvelope(ValueError):
     """The bytes are not an entry that was sealed for this key with this secret.
 
     .. versionadded:: 3.0

@@ -1,9 +1,10 @@
 """Names in the cache: which key holds what.
 
-All keys of one physical database begin alike, whatever alias, process or project uses it: that is what lets a write in
-one place end the entries made in another. The keys of tags hold nothing but the format of this file and the identity of
-the database, because *every* writer must find them, also one that runs another release of Django or of the driver in the
-middle of a deployment. The keys of entries hold everything that can change a result or how it is read back.
+All keys of one physical database begin alike, whatever alias, process or project uses it: that is what lets a
+write in one place end the entries made in another. The keys of tags hold nothing but the format of this file
+and the identity of the database, because *every* writer must find them, also one that runs another release of
+Django or of the driver in the middle of a deployment. The keys of entries hold everything that can change a
+result or how it is read back.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import time
 from base64 import urlsafe_b64encode
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
-from cachalot.core.tags import Tag
+if TYPE_CHECKING:
+    from cachalot.core.tags import Tag
 
 FORMAT = "c3"
-"""Changes when tags of old and new releases would no longer mean the same; a changed entry has its own number."""
+"""Changes when tags of old and new releases no longer mean the same; entries have a number of their own."""
 
 
 def digest(*parts: bytes) -> bytes:
@@ -29,16 +32,16 @@ def digest(*parts: bytes) -> bytes:
 
 
 def draw() -> str:
-    """Return a token that was never returned before: 72 random bits of the system, and the time for people to read.
+    """Return a token that was never returned before: 72 random bits, and the time for people to read.
 
-    The time takes no part in any decision. The bits come from the system, not from a generator in the process that a
-    fork would copy.
+    The time takes no part in any decision. The bits come from the system, not from a generator in the process
+    that a fork would copy.
     """
     return f"{urlsafe_b64encode(os.urandom(9)).decode()}@{time.time():.6f}"
 
 
 def drawn_at(token: str) -> float:
-    """Return when ``token`` was drawn, in seconds since the epoch of the clock of that machine; 0.0 if unknown."""
+    """Return when ``token`` was drawn, in seconds since 1970 by the clock of that machine; 0.0 if unknown."""
     try:
         return float(token.rpartition("@")[2])
     except ValueError:

@@ -1,41 +1,44 @@
 """MARK, COMMIT, DONE with stamps that were read before the query: the protocol that keeps every hit true.
 
-The state of a tag is one value in the cache: a *token* (random, never issued twice), a *mark* (a commit that touches the
-tag is in flight: the tag is *dark*) or nothing. A stored result, an *entry*, carries a *stamp*: a digest of the tokens
-of all the tags it depends on, as they were read **before** its query began.
+The state of a tag is one value in the cache: a *token* (random, never issued twice), a *mark* (a commit that
+touches the tag is in flight: the tag is *dark*) or nothing. A stored result, an *entry*, carries a *stamp*: a
+digest of the tokens of all the tags it depends on, as they were read **before** its query began.
 
-    read     get the entry and the tokens in one step; serve the entry if its stamp is the digest of the tokens.
+    read     get the entry and the tokens in one step; serve the entry if its stamp is their digest.
              Otherwise run the query and store its rows under the tokens that were read before it.
-    commit   MARK: overwrite the tokens of all tags written with a mark that has a lease; COMMIT; DONE: write new tokens.
+    commit   MARK: overwrite the tokens of all tags written with a mark that has a lease;
+             COMMIT; DONE: write new tokens.
 
-Why a served entry is never older than the read. Let an entry be served, and let a commit *c* write one of its tags
-after the entry's query took its snapshot. The stamp was read before that snapshot. If it was read before the MARK of *c*
-then MARK destroyed the token, tokens never return, and the entry cannot be served from MARK on, which is before *c*. If
-it was read after the MARK then it was either the mark itself (an entry is never stored under a mark) or what DONE or the
-end of the lease left, both of which come after *c*, against the assumption. So there is no such commit: the entry
-equals the database at the instant at which the first of the tokens was read by the reader. It follows that several tokens
-need not be read at one instant.
+Why a served entry is never older than the read. Let an entry be served, and let a commit *c* write one of its
+tags after the entry's query took its snapshot. The stamp was read before that snapshot. If it was read before
+the MARK of *c* then MARK destroyed the token, tokens never return, and the entry cannot be served from MARK
+on, which is before *c*. If it was read after the MARK then it was either the mark itself (an entry is never
+stored under a mark) or what DONE or the end of the lease left, both of which come after *c*, against the
+assumption. So there is no such commit: the entry equals the database at the instant at which the first of the
+tokens was read by the reader. It follows that several tokens need not be read at one instant.
 
-What can die at any point. Before MARK: nothing has happened. Between MARK and DONE: the lease ends, the tag is *absent*,
-and whoever reads next draws a new token, under which no entry exists. After DONE: nothing is left to do. Eviction of a
-token is the same as the end of a lease. The lease must be longer than a commit takes.
+What can die at any point. Before MARK: nothing has happened. Between MARK and DONE: the lease ends, the tag
+is *absent*, and whoever reads next draws a new token, under which no entry exists. After DONE: nothing is
+left to do. Eviction of a token is the same as the end of a lease. The lease must outlast a commit.
 
-Limits of this form, which any Django cache can carry out: two commits that overlap on one tag share one mark, and the
-DONE of the first takes away the mark of the second. Between the COMMIT and the DONE of the second an entry may then be
-served that is older than it (never longer). A mark that is evicted opens the same window.
+Limits of this form, which any Django cache can carry out: two commits that overlap on one tag share one mark,
+and the DONE of the first takes away the mark of the second. Between the COMMIT and the DONE of the second an
+entry may then be served that is older than it (never longer). A mark that is evicted opens the same window.
 
-Snapshots. In a REPEATABLE READ transaction, or one of SQLite, the snapshot may be older than the tokens, so "read before
-the query" is not enough. The *clock* is a random value per database that changes with every DONE, before the tokens do,
-and before an absent token is created (that may be the end of a dead writer's lease). The transaction reads the clock
-before its first statement. As long as the clock has not changed after the tokens were read, no commit has been completed
-since before the snapshot, and those in flight are dark: the shared cache and the snapshot agree. From the first change on
-the transaction is served by the database and by its own results only. Absent tokens are not created by such a
-transaction. The order of the steps is what matters: DONE writes clock then tokens, a snapshot read reads tokens then clock.
+Snapshots. In a REPEATABLE READ transaction, or one of SQLite, the snapshot may be older than the tokens, so
+"read before the query" is not enough. The *clock* is a random value per database that changes with every
+DONE, before the tokens do, and before an absent token is created (that may be the end of a dead writer's
+lease). The transaction reads the clock before its first statement. As long as the clock has not changed after
+the tokens were read, no commit has been completed since before the snapshot, and those in flight are dark:
+the shared cache and the snapshot agree. From the first change on the transaction is served by the database
+and by its own results only; it stores nothing under a token that it has created. The order of the steps is
+what matters: DONE writes clock then tokens, a snapshot read reads tokens then clock.
 
-Prior art: leases of memcached (Nishtala et al., NSDI 2013) and the validation of read sets in optimistic concurrency
-control (Kung and Robinson, TODS 1981; Larson et al., VLDB 2011). Rejected: clocks (a slow one brings old entries back),
-counters (an evicted counter starts again), deleting entries (a slow reader stores them again), and invalidating only
-before or only after the commit (a reader in the gap stores the old rows for good).
+Prior art: leases of memcached (Nishtala et al., NSDI 2013) and the validation of read sets in optimistic
+concurrency control (Kung and Robinson, TODS 1981; Larson et al., VLDB 2011). Rejected: clocks (a slow one
+brings old entries back), counters (an evicted counter starts again), deleting entries (a slow reader stores
+them again), and invalidating only before or only after the commit (a reader in the gap stores the old rows
+for good).
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ Draw = Callable[[], str]
 """Returns a text that was never returned before, in any process."""
 
 OpenEntry = Callable[[Any], Entry | None]
-"""Returns the entry that a value of the cache holds, ``None`` if the value is not an entry of ours for this key."""
+"""Returns the entry that a value of the cache holds, ``None`` if it is not one of ours for this key."""
 
 Steps = Generator[Step, Any, "Answer"]
 
@@ -189,7 +192,7 @@ def _compare(keys: Keys, got: dict[str, Any], now: bytes, open_entry: OpenEntry)
 
 
 def _create_tokens(keys: Keys, got: dict[str, Any], draw: Draw) -> Steps:
-    """Draw tokens for the tags that have none. The clock goes first: an absent token may be a lease that ended."""
+    """Draw tokens for tags that have none. The clock goes first: that may be a lease that has ended."""
     yield SetMany(((keys.clock, draw()),), Lifetime.STATE)
     tokens: list[str] = []
     for key in keys.tags:
@@ -238,8 +241,8 @@ class WriteKeys:
 def commit(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
     """Commit a transaction, or run a statement that commits by itself.
 
-    A commit whose outcome is unknown leaves the marks where they are: the server may still commit, and the lease
-    ends later than that.
+    A commit whose outcome is unknown leaves the marks where they are: the server may still commit, and the
+    lease ends later than that.
 
     :param keys: the keys of what is written.
     :param draw: source of new tokens.
@@ -254,7 +257,7 @@ def commit(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
 
 
 def bump(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
-    """Give tags new tokens after a write; by itself it is the invalidation of writes that others have committed.
+    """Give tags new tokens after a write; by itself, invalidate what others have committed.
 
     The parameters and the result are those of :func:`commit`.
     """

@@ -1,7 +1,8 @@
 """The steps that the protocol may ask of a store and of a database.
 
-A protocol generator yields one of these and is sent the answer. It never waits, never looks at a clock and never
-knows what kind of cache there is; a test can therefore answer the steps of several generators in any order it likes.
+A protocol generator yields one of these and is sent the answer. It never waits, never looks at a clock and
+never knows what kind of cache there is; a test can therefore answer the steps of several generators in any
+order it likes.
 """
 
 from __future__ import annotations

@@ -1,16 +1,18 @@
 """Tags: the names of what a query depends on and of what a write changes.
 
-A query is answered from the cache only while no tag it depends on has been written. Safety is one rule: if a write can
-change the result of a query then the two have a tag in common. ``any(T)`` stands for everything in a table, the epoch
-for everything in a database; a write that is not understood changes the epoch. Finer tags (rows, columns) fit beside
-these two: a tag is its kind, its table and what part of the table is meant.
+A query is answered from the cache only while no tag it depends on has been written. Safety is one rule: if a
+write can change the result of a query then the two have a tag in common. ``any(T)`` stands for everything in
+a table, the epoch for everything in a database; a write that is not understood changes the epoch. Finer tags
+(rows, columns) fit beside these two: a tag is its kind, its table and what part of the table is meant.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 class Scope(enum.Enum):

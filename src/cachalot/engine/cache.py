@@ -1,14 +1,13 @@
 """The cache of queries: look for a result, keep a result, carry a write to its end.
 
-This is where the parts meet. The protocol says what is true, the session says what this connection has done, the guard
-carries steps to the store, and this module asks them in the right order. It does not know the ORM.
+This is where the parts meet. The protocol says what is true, the session says what this connection has done,
+the guard carries steps to the store, and this module asks them in the right order. It does not know the ORM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachalot.codecs.pickled import DecodeError, decode_all
 from cachalot.conf import Config, current
@@ -20,10 +19,14 @@ from cachalot.core.protocol import Answer, Found, Keys, WriteKeys
 from cachalot.core.steps import Committed
 from cachalot.core.tags import Effects, Tag
 from cachalot.engine import registry, scopes
-from cachalot.engine.guard import Guard
 from cachalot.engine.session import Level, LocalResult, Session, Transaction
 from cachalot.observe.events import CacheEvent, WriteEvent, emit
 from cachalot.stores.base import StoreAway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cachalot.engine.guard import Guard
 
 Result = TypeVar("Result")
 
@@ -61,7 +64,8 @@ class Query:
 class Ticket:
     """The right to keep the rows of a query.
 
-    :param stamp: the tokens that were read before the query; ``None`` inside a snapshot that is no longer the newest.
+    :param stamp: the tokens that were read before the query; ``None`` inside a snapshot that is no longer the
+        newest.
     :param shared: whether everybody may see them, or this transaction alone.
     :param transaction: in which the query runs.
     :param serial: of the transaction before the query.
@@ -113,10 +117,11 @@ class QueryCache:
         """Look for the result of a query.
 
         :param session: the connection it would run on.
-        :returns: the rows, or whether they may be kept once the database has given them. Never raises for the cache.
+        :returns: the rows, or whether they may be kept once the database has given them. Never raises for the
+            cache.
         """
         put_off = scopes.deferred.get()
-        if put_off is not None and put_off.of(session.connection.alias).touches(query.tags):
+        if put_off is not None and put_off.of(session.namespace(config).root).touches(query.tags):
             return Lookup(Decision.bypass(Reason.UNCOMMITTED, "its invalidation is put off"))
         try:
             transaction = session.transaction()
@@ -133,7 +138,9 @@ class QueryCache:
         publish = transaction is None or not transaction.effects()
         return self._lookup(query, answer, _ticket(query, answer.stamp, transaction, shared=publish))
 
-    def _look_inside(self, session: Session, query: Query, config: Config, transaction: Transaction) -> Lookup:
+    def _look_inside(
+        self, session: Session, query: Query, config: Config, transaction: Transaction
+    ) -> Lookup:
         level = session.level()
         if level is Level.DIRTY:
             return Lookup(Decision.bypass(Reason.READ_UNCOMMITTED))
@@ -144,7 +151,7 @@ class QueryCache:
         return self._look_in_snapshot(session, query, config, transaction, level)
 
     def _look_local(self, session: Session, query: Query, config: Config, transaction: Transaction) -> Lookup:
-        """Answer from the transaction's own results; others may commit to the same tables between two statements."""
+        """Answer from the transaction's own results; others may commit to the same tables meanwhile."""
         answer = self._ask(session, query, config, entry=False)
         decision = Decision.bypass(Reason.UNCOMMITTED)
         if answer.stamp is None:
@@ -172,8 +179,8 @@ class QueryCache:
         if answer.stamp is None:
             return Lookup(_decision(answer), ticket=mine)
         if answer.found is Found.HIT and not transaction.pinned:
-            # The database must choose the snapshot by a statement of its own, or it could not see later that a row
-            # we served was changed by somebody else before this transaction writes it.
+            # The database must choose the snapshot by a statement of its own, or it could not see later that
+            # a row we served was changed by somebody else before this transaction writes it.
             return Lookup(Decision.bypass(Reason.SNAPSHOT, "the first read of the transaction"), ticket=mine)
         publish = not transaction.effects()
         return self._lookup(query, answer, _ticket(query, answer.stamp, transaction, shared=publish))
@@ -204,7 +211,7 @@ class QueryCache:
             tuple(space.hold(tag) for tag in query.tags) if query.replica else (),
         )
 
-        def open_entry(value: Any) -> Entry | None:  # noqa: ANN401 - whatever lies under the key
+        def open_entry(value: Any) -> Entry | None:
             try:
                 return open_sealed(query.digest, self._secret, value)
             except BadEnvelope:
@@ -289,16 +296,17 @@ class QueryCache:
         session.ended()
         return result
 
-    def finish(self, session: Session, effects: Effects, execute: Callable[[], Result], source: str) -> Result:
+    def finish(
+        self, session: Session, effects: Effects, execute: Callable[[], Result], source: str
+    ) -> Result:
         """Run what commits ``effects``, with MARK before and DONE after it."""
-        alias = session.connection.alias
-        put_off = scopes.deferred.get()
-        if put_off is not None and effects:
-            put_off.note(alias, effects)
-            return execute()
         if not effects:
             return execute()
         config = current()
+        put_off = scopes.deferred.get()
+        if put_off is not None:
+            put_off.note(session.namespace(config).root, session.connection.alias, effects)
+            return execute()
         attempt = _Attempt(session, execute)
         self.guard.commit(write_keys(session.namespace(config), session, effects, config), attempt)
         if attempt.error is not None:
@@ -348,7 +356,7 @@ def _decision(answer: Answer) -> Decision:
 
 
 def tag_key(space: Namespace, alias: str, tag: Tag, config: Config) -> str:
-    """Return the key of a tag, under the name that ``CACHALOT_TABLE_KEYGEN`` gives its table if there is one."""
+    """Return the key of a tag, under the name that ``CACHALOT_TABLE_KEYGEN`` gives its table if any."""
     if config.table_keygen is None or not tag.table:
         return space.tag(tag)
     return space.named_tag(str(config.table_keygen(alias, tag.table)))

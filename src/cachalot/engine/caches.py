@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any
 
 from django.conf import settings
+from django.core.cache.backends.base import InvalidCacheBackendError
 from django.core.signals import setting_changed
 
 from cachalot.core.envelope import derive_secret
@@ -14,15 +16,14 @@ from cachalot.engine.cache import QueryCache
 from cachalot.engine.guard import Guard
 from cachalot.stores.django_cache import DjangoCacheStore
 
+logger = logging.getLogger("cachalot")
+
 _caches: dict[str, QueryCache | None] = {}
 _lock = threading.Lock()
 
 
 def query_cache(alias: str) -> QueryCache | None:
-    """Return the cache of queries in the Django cache ``alias``, ``None`` if that one cannot hold them.
-
-    :raises django.core.cache.backends.base.InvalidCacheBackendError: there is no such alias.
-    """
+    """Return the cache of queries in the Django cache ``alias``, ``None`` if there is none that is fit."""
     try:
         return _caches[alias]
     except KeyError:
@@ -30,7 +31,12 @@ def query_cache(alias: str) -> QueryCache | None:
 
 
 def _make(alias: str) -> QueryCache | None:
-    store = DjangoCacheStore(alias)
+    try:
+        store = DjangoCacheStore(alias)
+    except (InvalidCacheBackendError, ImportError) as error:
+        logger.error("Nothing is cached: CACHALOT_CACHE = %r, %s", alias, error)  # noqa: TRY400 - the check has more
+        with _lock:
+            return _caches.setdefault(alias, None)
     with _lock:
         if alias not in _caches:
             secret = derive_secret(settings.SECRET_KEY)

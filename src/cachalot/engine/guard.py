@@ -1,9 +1,9 @@
 """What happens when the cache is away: the one place where an error of the cache ends.
 
-Reads and writes of the user never fail because of the cache, and a server that does not answer costs one time-out, not one
-per query: after an error nothing is asked of the cache for a while (a circuit breaker; Nygard, Release It!, 2007). Reads go
-to the database meanwhile. Invalidations that could not be delivered are remembered here, and nothing is served again by
-this process before they have been delivered.
+Reads and writes of the user never fail because of the cache, and a server that does not answer costs one
+time-out, not one per query: after an error nothing is asked of the cache for a while (a circuit breaker;
+Nygard, Release It!, 2007). Reads go to the database meanwhile. Invalidations that could not be delivered are
+remembered here, and nothing is served again by this process before they have been delivered.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Generator
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cachalot.core import protocol
 from cachalot.core.keys import draw
@@ -22,6 +21,9 @@ from cachalot.core.protocol import WriteKeys
 from cachalot.core.steps import Add, Committed, GetMany, Lifetime, SetMany, StoreStep
 from cachalot.observe.events import CacheEvent, emit
 from cachalot.stores.base import Store, StoreAway, StoreRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
 
 logger = logging.getLogger("cachalot")
 
@@ -140,7 +142,8 @@ class Guard:
             return False
         except StoreAway as error:
             if isinstance(step, SetMany) and step.lifetime is Lifetime.ENTRY and self._answers():
-                # A value the server refuses (too large, out of memory) looks the same as no server in some clients.
+                # A value the server refuses (too large, out of memory) looks the same as no server in some
+                # clients.
                 emit(CacheEvent("refused", str(error)))
                 return False
             self._open(error)
@@ -196,4 +199,3 @@ class Guard:
             self._pause = self._until = 0.0
         logger.warning("The cache answers again.")
         emit(CacheEvent("back", ""))
-

@@ -1,8 +1,8 @@
 """Which physical database a connection means, and what else of its configuration can change a result.
 
-Two aliases for one database share tags, so that a write through one is seen by the reads of the other. Two databases never
-do: parallel test databases, two projects in one Redis and the tenants of one server stay apart without a key prefix.
-A declared replica is its primary.
+Two aliases for one database share tags, so that a write through one is seen by the reads of the other. Two
+databases never do: parallel test databases, two projects in one Redis and the tenants of one server stay
+apart without a key prefix. A declared replica is its primary.
 """
 
 from __future__ import annotations
@@ -10,24 +10,37 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
 
-from cachalot.conf import Config
 from cachalot.core.envelope import FORMAT
 from cachalot.core.keys import Namespace, digest
 
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from cachalot.conf import Config
+
 _PROCESS = os.urandom(12)
+_configured: dict[str, str] = {}
 _LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
 _DEFAULT_PORTS = {"postgresql": "5432", "mysql": "3306", "oracle": "1521"}
-_NOT_IN_KEYS = frozenset({"PASSWORD", "CONN_MAX_AGE", "CONN_HEALTH_CHECKS", "ATOMIC_REQUESTS", "TEST", "DISABLE_SERVER_SIDE_CURSORS"})
+_NOT_IN_KEYS = frozenset(
+    {
+        "PASSWORD",
+        "CONN_MAX_AGE",
+        "CONN_HEALTH_CHECKS",
+        "ATOMIC_REQUESTS",
+        "TEST",
+        "DISABLE_SERVER_SIDE_CURSORS",
+    }
+)
 
 
 def primary_of(alias: str, config: Config) -> str:
-    """Return the alias of the database that ``alias`` replicates, by the settings or by ``TEST["MIRROR"]``."""
+    """Return the alias that ``alias`` replicates, by the settings or by ``TEST["MIRROR"]``; else itself."""
     declared = config.replicas.get(alias)
     if declared is None:
         declared = (connections.settings.get(alias, {}).get("TEST") or {}).get("MIRROR")
@@ -37,6 +50,12 @@ def primary_of(alias: str, config: Config) -> str:
 def _settings_of(connection: BaseDatabaseWrapper, config: Config) -> Mapping[str, Any]:
     primary = primary_of(connection.alias, config)
     return connection.settings_dict if primary == connection.alias else connections.settings[primary]
+
+
+def remember_names() -> None:
+    """Remember which databases the project has configured, before a test runner gives them other names."""
+    for alias in connections:
+        _configured.setdefault(alias, str(connections.settings[alias].get("NAME")))
 
 
 def _in_memory(vendor: str, name: str) -> bool:
@@ -51,7 +70,8 @@ def _namespace(vendor: str, host: str, port: str, name: str, own: bytes) -> Name
 def namespace(connection: BaseDatabaseWrapper, config: Config, incarnation: bytes) -> Namespace:
     """Return the keys of the database behind ``connection``.
 
-    Names of this machine count as one host: to take two servers for one costs misses, the other way round stale rows.
+    Names of this machine count as one host: to take two servers for one costs misses, the other way round
+    stale rows.
 
     :param connection: a Django database connection; it need not be open.
     :param config: the settings of today.
@@ -72,28 +92,35 @@ def namespace(connection: BaseDatabaseWrapper, config: Config, incarnation: byte
     return _namespace(vendor, host, port or _DEFAULT_PORTS.get(vendor, ""), name, b"")
 
 
-def _stable_text(value: Any) -> str:  # noqa: ANN401 - a value of the options of a database may be anything
+def _stable_text(value: Any) -> str:
     """Return a text for a configured value that is the same in every process."""
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{key}={_stable_text(value[key])}" for key in sorted(value, key=str)) + "}"
     if isinstance(value, (list, tuple)):
         return "[" + ",".join(_stable_text(item) for item in value) + "]"
     if callable(value):
-        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        return (
+            f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        )
     return repr(value)
 
 
-def entry_identity(connection: BaseDatabaseWrapper, config: Config, first_name: str) -> bytes:
-    """Return what of the configuration of a connection can change what a statement returns or how it is read back.
+def _driver(connection: BaseDatabaseWrapper) -> Any:
+    return getattr(connection, "Database", None)
 
-    :param first_name: the ``NAME`` that the database had when the connection object was made. A test runner changes it;
-        the rows of such a database are made anew for each run, so nothing is shared with another process.
+
+def entry_identity(connection: BaseDatabaseWrapper, config: Config) -> bytes:
+    """Return what of a connection's configuration can change what a statement returns or how it is read.
+
+    A test runner gives a database another name and makes its rows anew for each run: then nothing is shared
+    with another process, which may be an earlier run.
     """
     settings = _settings_of(connection, config)
     kept = {key: value for key, value in settings.items() if key not in _NOT_IN_KEYS}
-    driver = getattr(connection.Database, "__name__", "")
-    version = str(getattr(connection.Database, "__version__", "")).split(".", maxsplit=1)[0]
-    renamed = str(connection.settings_dict.get("NAME")) != first_name
+    driver = getattr(_driver(connection), "__name__", "")
+    version = str(getattr(_driver(connection), "__version__", "")).split(".", maxsplit=1)[0]
+    name = str(connection.settings_dict.get("NAME"))
+    renamed = _configured.get(connection.alias, name) != name
     return digest(
         FORMAT.to_bytes(2, "big"),
         f"{django.VERSION[0]}.{django.VERSION[1]}".encode(),

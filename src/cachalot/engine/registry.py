@@ -1,29 +1,30 @@
 """Which tables were ever invalidated, and when last, for people and for the keys of template fragments.
 
-Nothing here takes part in deciding whether a result may be served. The time of the last invalidation is written in the
-token of the table. A token that was evicted must not bring back an older answer, for example "never": fragments stored
-under it would come back. So every writer once adds the tables it writes to a register, and a table that stands there but
-has no token gets a new one, which is later than all before.
+Nothing here takes part in deciding whether a result may be served. The time of the last invalidation is
+written in the token of the table. A token that was evicted must not bring back an older answer, for example
+"never": fragments stored under it would come back. So every writer once adds the tables it writes to a
+register, and a table that stands there but has no token gets a new one, which is later than all before.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from cachalot.core.keys import Namespace, draw, drawn_at
 from cachalot.core.protocol import CREATED
 from cachalot.core.steps import Add, GetMany, Lifetime, SetMany
-from cachalot.core.tags import Effects, Tag
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cachalot.core.tags import Effects, Tag
     from cachalot.engine.cache import QueryCache
 
 TIE_SECONDS = 0.05
-"""Several times are joined to one within this width, so that the joined one changes whenever one of them does."""
+"""Several times are joined to one within this width, so that it changes whenever one of them does."""
 
 _known: dict[tuple[str, str], set[str]] = {}
 _lock = threading.Lock()
@@ -51,9 +52,7 @@ def note(cache: QueryCache, space: Namespace, effects: Effects) -> None:
             _known[cache.alias, space.registry] -= names
 
 
-def last_invalidation(
-    cache: QueryCache, space: Namespace, tags: Iterable[tuple[Tag, str]]
-) -> float:
+def last_invalidation(cache: QueryCache, space: Namespace, tags: Iterable[tuple[Tag, str]]) -> float:
     """Return when the newest of several tags was invalidated.
 
     :param tags: tags and their keys.
@@ -75,7 +74,7 @@ def last_invalidation(
     return _joined(tokens)
 
 
-def _read(keys: tuple[str, ...]) -> Any:  # noqa: ANN401 - a generator of one step
+def _read(keys: tuple[str, ...]) -> Any:
     return (yield GetMany(keys))
 
 
@@ -88,7 +87,7 @@ def _create(cache: QueryCache, key: str) -> str | None:
 
 
 def _joined(tokens: list[str]) -> float:
-    """Return the latest time; of several, one that changes with each of them even if their clocks disagree."""
+    """Return the latest time; of several, one that changes with each, even if their clocks disagree."""
     times = [drawn_at(token) for token in tokens]
     if len(times) <= 1:
         return times[0] if times else 0.0

@@ -1,7 +1,7 @@
 """Scopes in which the cache behaves otherwise: switched off, refreshing, or with invalidations put off.
 
-Scopes are ContextVars, so they hold for the block of code that asked, through ``await`` and ``sync_to_async``, and for no
-other thread or task. They nest, and an exception leaves none behind.
+Scopes are ContextVars, so they hold for the block of code that asked, through ``await`` and
+``sync_to_async``, and for no other thread or task. They nest, and an exception leaves none behind.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from contextvars import ContextVar
 
-from cachalot.core.tags import Effects
+from cachalot.core.tags import NOTHING, Effects
 
 
 class Mode(enum.Enum):
@@ -24,19 +24,19 @@ class Mode(enum.Enum):
 class Deferred:
     """Invalidations that one scope has put off.
 
-    :ivar effects: what was written, by database alias.
+    :ivar effects: what was written, by physical database, with an alias of it.
     """
 
     def __init__(self) -> None:
-        self.effects: dict[str, Effects] = {}
+        self.effects: dict[str, tuple[str, Effects]] = {}
 
-    def note(self, alias: str, effects: Effects) -> None:
-        """Add what was written to the database ``alias``."""
-        self.effects[alias] = self.effects.get(alias, Effects()) | effects
+    def note(self, root: str, alias: str, effects: Effects) -> None:
+        """Add what was written to the database whose keys begin with ``root``."""
+        self.effects[root] = (alias, self.of(root) | effects)
 
-    def of(self, alias: str) -> Effects:
-        """Return what was written to the database ``alias``."""
-        return self.effects.get(alias, Effects())
+    def of(self, root: str) -> Effects:
+        """Return what was written to the database whose keys begin with ``root``."""
+        return self.effects.get(root, ("", NOTHING))[1]
 
 
 mode: ContextVar[Mode] = ContextVar("cachalot_mode", default=Mode.NORMAL)

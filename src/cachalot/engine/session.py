@@ -1,8 +1,9 @@
-"""All state of one database connection: its transaction, what it has written, and the settings of its session.
+"""All state of one database connection: its transaction, its writes and the settings of its session.
 
-A session hangs on the connection object, so it belongs to a thread or an async task for the same reason the connection
-does. Whether there is a transaction is asked of the connection each time, never remembered beside it: a failed begin,
-connect or commit can leave nothing behind. When the driver's connection is another one, everything starts anew.
+A session hangs on the connection object, so it belongs to a thread or an async task for the same reason the
+connection does. Whether there is a transaction is asked of the connection each time, never remembered beside
+it: a failed begin, connect or commit can leave nothing behind. When the driver's connection is another one,
+everything starts anew.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ import enum
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
-
-from django.db.backends.base.base import BaseDatabaseWrapper
+from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.params import UnencodableParameter, encode_param, encode_params
-from cachalot.analysis.rawsql import Statement
-from cachalot.conf import Config
 from cachalot.core.keys import Namespace, digest
 from cachalot.core.tags import NOTHING, Effects, Tag
 from cachalot.engine.identity import entry_identity, namespace, primary_of
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from cachalot.analysis.rawsql import Statement
+    from cachalot.conf import Config
 
 MAX_LOCAL_RESULTS = 1000
 
@@ -30,8 +33,9 @@ _NOT_RESET = ("role", "session authorization")
 class Level(enum.Enum):
     """What a transaction sees of the commits of others.
 
-    STATEMENT: each statement sees what was committed before it. SNAPSHOT: all statements see the state at the first one.
-    SERIALIZABLE: the database must see every read to find conflicts. DIRTY: rows may be seen that are never committed.
+    STATEMENT: each statement sees what was committed before it. SNAPSHOT: all statements see the state at the
+    first one. SERIALIZABLE: the database must see every read to find conflicts. DIRTY: rows may be seen that
+    are never committed.
     """
 
     STATEMENT = "statement"
@@ -53,7 +57,8 @@ class LocalResult:
     """A result that only this transaction may see again.
 
     :param tags: what it depends on.
-    :param stamp: the tokens of its tags before its query; ``None`` in a snapshot, where others cannot change it.
+    :param stamp: the tokens of its tags before its query; ``None`` in a snapshot, where others cannot change
+        it.
     :param payload: the encoded rows, so that each caller gets its own.
     """
 
@@ -81,7 +86,8 @@ class Transaction:
 
     :param frames: what was written, by savepoint; the first is the transaction itself.
     :param local: results of its own.
-    :param clock: the clock of the database before the first statement; ``None`` if unknown, see ``clock_read``.
+    :param clock: the clock of the database before the first statement; ``None`` if unknown, see
+        ``clock_read``.
     :param pinned: whether a statement has fixed the snapshot.
     :param serial: grows with every write and rollback.
     """
@@ -124,7 +130,6 @@ class Session:
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
-        self.first_name = str(connection.settings_dict.get("NAME"))
         self.expected: frozenset[str] = frozenset()
         self.writing = 0
         self.trace: Any = None
@@ -166,7 +171,7 @@ class Session:
                 config,
                 name,
                 namespace(self.connection, config, self._incarnation),
-                entry_identity(self.connection, config, self.first_name),
+                entry_identity(self.connection, config),
             )
         return known
 
@@ -209,11 +214,11 @@ class Session:
                 return None
         return digest(*parts)
 
-    def setting_changed(self, statement: Statement, sql: str, params: Any) -> None:  # noqa: ANN401 - of the driver
+    def setting_changed(self, statement: Statement, sql: str, params: Any) -> None:
         """Note a statement that has changed a setting of the session.
 
-        A setting whose name can be read replaces its last value. All others form a chain: the state of the session
-        is a function of the sequence of such statements, whatever they mean.
+        A setting whose name can be read replaces its last value. All others form a chain: the state of the
+        session is a function of the sequence of such statements, whatever they mean.
         """
         if statement.name == "*" and statement.verb == "DISCARD":
             self._settings, self._local_settings, self._chain = {}, {}, b""
@@ -258,7 +263,7 @@ class Session:
         return self._transaction
 
     def broken(self) -> bool:
-        """Return whether Django itself would refuse the next statement, or has to connect into a transaction first."""
+        """Return whether Django would refuse the next statement, or has to connect into a transaction."""
         connection = self.connection
         return (
             connection.needs_rollback
@@ -299,7 +304,7 @@ class Session:
         return None
 
     def level_changed(self, name: str) -> None:
-        """Note that an isolation level was set by hand. It is kept until the connection ends: the strictest wins."""
+        """Note an isolation level set by hand. It is kept until the connection ends: the strictest wins."""
         order = (Level.STATEMENT, Level.SNAPSHOT, Level.SERIALIZABLE, Level.DIRTY)
         level = _LEVELS.get(name.lower(), Level.SERIALIZABLE)
         if self.connection.vendor == "postgresql":
@@ -360,7 +365,7 @@ class Session:
         transaction.frames[index:] = [Frame(name, self._settings)]
 
     def commit_failed_for_sure(self) -> bool:
-        """Return whether, after an error in COMMIT or in a statement that commits by itself, nothing was committed."""
+        """Return whether, after an error in what would have committed, nothing was committed for sure."""
         driver = self.connection.connection
         vendor = self.connection.vendor
         if driver is None:
@@ -394,5 +399,3 @@ def _index(transaction: Transaction | None, name: str) -> int | None:
         if transaction.frames[index].name == name:
             return index
     return None
-
-

@@ -1,8 +1,8 @@
 """What the engine did, as plain values, and who is told.
 
-A listener is called in the thread that did the work. A listener that raises is logged and removed: watching never
-breaks what is watched. :func:`record` collects the events of one context (a request, a test), which follows the
-context through ``sync_to_async`` as ContextVars do.
+A listener is called in the thread that did the work. A listener that raises is logged and removed: watching
+never breaks what is watched. :func:`record` collects the events of one context (a request, a test), which
+follows the context through ``sync_to_async`` as ContextVars do.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cachalot.core.decisions import Decision
+if TYPE_CHECKING:
+    from cachalot.core.decisions import Decision
 
 logger = logging.getLogger("cachalot")
 

@@ -1,14 +1,13 @@
-"""Subclasses of the compilers of a backend, made once per class: all reads and writes of the ORM pass through them.
+"""Subclasses of the compilers of a backend, made once per class: all of the ORM passes through them.
 
-A compiler for reads asks the cache before it asks the database. A compiler for writes says what it will change. Both
-report what they compile to the trace of the statement, and announce the text they send, so that the cursor's seam does
-not take it for a raw statement.
+A compiler for reads asks the cache before it asks the database. A compiler for writes says what it will
+change. Both report what they compile to the trace of the statement, and announce the text they send, so that
+the cursor's seam does not take it for a raw statement.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,8 @@ from cachalot.orm import reading, writing
 from cachalot.orm.relations import with_relations
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from cachalot.engine.session import Session
 
 _SESSION = "_cachalot_session"
@@ -39,7 +40,8 @@ _classes: dict[type, type] = {}
 def traced_class(cls: type) -> type:
     """Return the subclass of a backend's compiler that the connection uses instead.
 
-    A class that is no compiler of Django's is returned as it is: its reads are not cached, its statements are raw.
+    A class that is no compiler of Django's is returned as it is: its reads are not cached, its statements are
+    raw.
     """
     traced = _classes.get(cls)
     if traced is None:
@@ -73,7 +75,7 @@ class Seam:
     query: Any
     using: str
 
-    def compile(self, node: Any) -> Any:  # noqa: ANN401 - the signature of Django
+    def compile(self, node: Any) -> Any:
         """Compile a node, and record it."""
         session = self.connection.__dict__.get(_SESSION)
         if session is not None and session.trace is not None:
@@ -86,7 +88,7 @@ class ReadSeam(Seam):
 
     _cachalot_compiled: tuple[str, Any] | None = None
 
-    def as_sql(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Django
+    def as_sql(self, *args: Any, **kwargs: Any) -> Any:
         """Return the statement; once it was compiled to be looked up, it is not compiled again to be run."""
         compiled, self._cachalot_compiled = self._cachalot_compiled, None
         if compiled is not None:
@@ -95,13 +97,13 @@ class ReadSeam(Seam):
 
     def execute_sql(
         self,
-        result_type: Any = MULTI,  # noqa: ANN401 - a constant of Django
-        chunked_fetch: bool = False,  # noqa: FBT001, FBT002 - the signature of Django
+        result_type: Any = MULTI,
+        chunked_fetch: bool = False,
         chunk_size: int = GET_ITERATOR_CHUNK_SIZE,
-    ) -> Any:  # noqa: ANN401 - rows
+    ) -> Any:
         """Answer from the cache, or run the statement."""
 
-        def run() -> Any:  # noqa: ANN401 - rows
+        def run() -> Any:
             return super(ReadSeam, self).execute_sql(result_type, chunked_fetch, chunk_size)  # type: ignore[misc]
 
         session = self.connection.__dict__.get(_SESSION)
@@ -124,10 +126,14 @@ class ReadSeam(Seam):
         if not sql:
             return iter([]) if result_type == MULTI else None
         self._cachalot_compiled = (sql, params)
-        request = reading.Request(self, sql, params, frozenset(trace.tables), result_type == SINGLE, chunked_fetch)
+        request = reading.Request(
+            self, sql, params, frozenset(trace.tables), result_type == SINGLE, chunked_fetch
+        )
         return reading.answer(session, request, self._expected(session, sql, run), started)
 
-    def _run_uncached(self, session: Session, run: Callable[[], Any], decision: Decision, started: float) -> Any:  # noqa: ANN401 - rows
+    def _run_uncached(
+        self, session: Session, run: Callable[[], Any], decision: Decision, started: float
+    ) -> Any:
         """Run a statement that is compiled only by being run; its own text is that of a read of the ORM."""
         try:
             sql, params = self.as_sql()
@@ -140,7 +146,7 @@ class ReadSeam(Seam):
             reading.report(session, decision, sql, frozenset(), started)
 
     def _expected(self, session: Session, sql: str, run: Callable[[], Any]) -> Callable[[], Any]:
-        def expected() -> Any:  # noqa: ANN401 - rows
+        def expected() -> Any:
             try:
                 with expecting(session, sql):
                     return run()
@@ -153,7 +159,7 @@ class ReadSeam(Seam):
 class WriteSeam(Seam):
     """Mixed into compilers of INSERT, UPDATE and DELETE."""
 
-    def as_sql(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Django
+    def as_sql(self, *args: Any, **kwargs: Any) -> Any:
         """Return the statement, or the statements, and announce the text."""
         session = self.connection.__dict__.get(_SESSION)
         if session is None or not session.writing:
@@ -171,15 +177,15 @@ class WriteSeam(Seam):
                 session.surprises |= effects_of_text(text, self.connection.vendor, current())
         return result
 
-    def execute_sql(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Django
+    def execute_sql(self, *args: Any, **kwargs: Any) -> Any:
         """Run the write."""
         return self._write(lambda: super(WriteSeam, self).execute_sql(*args, **kwargs))  # type: ignore[misc]
 
-    def execute_returning_sql(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - the signature of Django
+    def execute_returning_sql(self, *args: Any, **kwargs: Any) -> Any:
         """Run the write and return columns of the rows written (Django 6.0)."""
         return self._write(lambda: super(WriteSeam, self).execute_returning_sql(*args, **kwargs))  # type: ignore[misc]
 
-    def _write(self, run: Callable[[], Any]) -> Any:  # noqa: ANN401 - of Django
+    def _write(self, run: Callable[[], Any]) -> Any:
         session = self.connection.__dict__.get(_SESSION)
         config = current()
         cache = None if session is None else query_cache(config.cache)

@@ -1,18 +1,16 @@
 """Attaches a session to each database connection and sees every edge of its transactions.
 
-Everything is set on the connection *object*: its compilers, its cursors, its edges. ``connect``, ``cursor`` and
-``chunked_cursor`` stay untouched, because ``SimpleTestCase`` replaces them. ``_commit``, ``_rollback`` and
-``_set_autocommit`` are where all ways of ending a transaction meet, manual ones included; savepoints and the BEGIN of
-SQLite are statements, and ``cursors`` sees them.
+Everything is set on the connection *object*: its compilers, its cursors, its edges. ``connect``, ``cursor``
+and ``chunked_cursor`` stay untouched, because ``SimpleTestCase`` replaces them. ``_commit``, ``_rollback``
+and ``_set_autocommit`` are where all ways of ending a transaction meet, manual ones included; savepoints and
+the BEGIN of SQLite are statements, and ``cursors`` sees them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
-
-from django.db.backends.base.base import BaseDatabaseWrapper
+from typing import TYPE_CHECKING, Any
 
 from cachalot.conf import current
 from cachalot.engine.caches import query_cache
@@ -20,6 +18,9 @@ from cachalot.engine.session import Session
 from cachalot.orm.compilers import traced_class
 from cachalot.orm.cursors import StatementWrapper, seeing_cursor
 from cachalot.orm.notices import announce
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 SESSION = "_cachalot_session"
 ORIGINALS = "_cachalot_originals"
@@ -81,7 +82,7 @@ def _replace(connection: BaseDatabaseWrapper, name: str, make: Callable[[Origina
 
 def _committing(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
-        def _commit() -> Any:  # noqa: ANN401 - whatever the driver returns
+        def _commit() -> Any:
             cache = query_cache(current().cache)
             if cache is None:
                 return original()
@@ -97,7 +98,7 @@ def _committing(session: Session) -> Callable[[Original], Original]:
 
 def _rolling_back(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
-        def _rollback() -> Any:  # noqa: ANN401 - whatever the driver returns
+        def _rollback() -> Any:
             result = original()
             session.rolled_back()
             return result
@@ -109,7 +110,7 @@ def _rolling_back(session: Session) -> Callable[[Original], Original]:
 
 def _setting_autocommit(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
-        def _set_autocommit(autocommit: bool) -> Any:  # noqa: ANN401, FBT001 - the signature of Django
+        def _set_autocommit(autocommit: bool) -> Any:
             cache = query_cache(current().cache)
             if not autocommit or cache is None:
                 return original(autocommit)
@@ -123,8 +124,10 @@ def _setting_autocommit(session: Session) -> Callable[[Original], Original]:
 
 def _setting_mode(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
-        def set_autocommit(autocommit: bool, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401, FBT001 - of Django
-            forced = bool(args and args[0]) or kwargs.get("force_begin_transaction_with_broken_autocommit", False)
+        def set_autocommit(autocommit: bool, *args: Any, **kwargs: Any) -> Any:
+            forced = bool(args and args[0]) or kwargs.get(
+                "force_begin_transaction_with_broken_autocommit", False
+            )
             result = original(autocommit, *args, **kwargs)
             session.manual = not autocommit and not forced
             if autocommit:
@@ -138,7 +141,7 @@ def _setting_mode(session: Session) -> Callable[[Original], Original]:
 
 def _running_hooks(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
-        def run_and_clear_commit_hooks() -> Any:  # noqa: ANN401 - whatever Django returns
+        def run_and_clear_commit_hooks() -> Any:
             announce(session)
             return original()
 
@@ -149,8 +152,9 @@ def _running_hooks(session: Session) -> Callable[[Original], Original]:
 
 def _initialising(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
-        def init_connection_state() -> Any:  # noqa: ANN401 - whatever Django returns
-            # What Django itself sets on every new connection follows from the settings, which are in every key.
+        def init_connection_state() -> Any:
+            # What Django itself sets on every new connection follows from the settings, which are in every
+            # key.
             session.initialising = True
             try:
                 return original()
@@ -164,10 +168,9 @@ def _initialising(session: Session) -> Callable[[Original], Original]:
 
 def _making_cursor(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
-        def make_cursor(cursor: Any) -> Any:  # noqa: ANN401 - of the driver
+        def make_cursor(cursor: Any) -> Any:
             return seeing_cursor(original(cursor), session)
 
         return make_cursor
 
     return make
-

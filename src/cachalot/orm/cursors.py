@@ -1,35 +1,37 @@
 """Raw statements: what reaches the database without a compiler.
 
-Every statement passes the execute wrapper, also those of the ORM, which announces its own text beforehand. The rest is
-read by the tokenizer: reads pass, writes are noted or carried out between MARK and DONE, what is not understood changes
-everything, and BEGIN, COMMIT, ROLLBACK, SAVEPOINT and SET move the session. ``callproc``, ``copy`` and the like do not
-pass the wrapper, so the cursor's class is extended for them.
+Every statement passes the execute wrapper, also those of the ORM, which announces its own text beforehand.
+The rest is read by the tokenizer: reads pass, writes are noted or carried out between MARK and DONE, what is
+not understood changes everything, and BEGIN, COMMIT, ROLLBACK, SAVEPOINT and SET move the session.
+``callproc``, ``copy`` and the like do not pass the wrapper, so the cursor's class is extended for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
-
-from django.db.backends.utils import CursorWrapper
+from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.rawsql import Kind, Statement, analyse
 from cachalot.analysis.writes import effects_of_statement
 from cachalot.conf import current
 from cachalot.core.tags import NOTHING, Effects
-from cachalot.engine.cache import QueryCache
 from cachalot.engine.caches import query_cache
-from cachalot.engine.session import Session
 from cachalot.orm.notices import announce
 from cachalot.orm.relations import with_relations
+
+if TYPE_CHECKING:
+    from django.db.backends.utils import CursorWrapper
+
+    from cachalot.engine.cache import QueryCache
+    from cachalot.engine.session import Session
 
 Execute = Callable[[], Any]
 
 _UNKNOWN = (Statement(Kind.UNKNOWN, "", frozenset(), frozenset(), frozenset(), frozenset()),)
 _EDGES = frozenset({Kind.BEGIN, Kind.COMMIT, Kind.ROLLBACK, Kind.PREPARE_TRANSACTION})
 _COMMITS_FIRST = frozenset({Kind.UNKNOWN, Kind.BEGIN, Kind.CONTEXT})
-"""Kinds of statements among which are those that end a transaction of MySQL by themselves (manual, 13.3.3)."""
+"""Kinds among which are the statements that end a transaction of MySQL by themselves (manual, 13.3.3)."""
 
 
 class StatementWrapper:
@@ -41,7 +43,7 @@ class StatementWrapper:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:  # noqa: ANN401, FBT001 - the signature of Django
+    def __call__(self, execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: Any) -> Any:
         """Run one statement of a cursor."""
         session = self._session
         if session.initialising:
@@ -55,7 +57,7 @@ class StatementWrapper:
         return run_raw(session, text, lambda: execute(sql, params, many, context), params)
 
 
-def text_of(sql: Any, context: Any) -> str | None:  # noqa: ANN401 - whatever a driver accepts as a statement
+def text_of(sql: Any, context: Any) -> str | None:
     """Return the text of a statement, ``None`` if it cannot be known."""
     if isinstance(sql, str):
         return sql
@@ -73,7 +75,7 @@ def text_of(sql: Any, context: Any) -> str | None:  # noqa: ANN401 - whatever a 
         return None
 
 
-def run_raw(session: Session, sql: str | None, execute: Execute, params: Any = None) -> Any:  # noqa: ANN401 - of the driver
+def run_raw(session: Session, sql: str | None, execute: Execute, params: Any = None) -> Any:
     """Run a raw statement.
 
     :param sql: its text, ``None`` if it cannot be known.
@@ -121,12 +123,21 @@ def _before(session: Session, statements: tuple[Statement, ...] = (), sql: str =
 
 
 _FIXES_NOTHING = frozenset(
-    {Kind.BEGIN, Kind.SAVEPOINT, Kind.RELEASE, Kind.ROLLBACK_TO, Kind.ROLLBACK, Kind.CONTEXT, Kind.ISOLATION, Kind.HARMLESS}
+    {
+        Kind.BEGIN,
+        Kind.SAVEPOINT,
+        Kind.RELEASE,
+        Kind.ROLLBACK_TO,
+        Kind.ROLLBACK,
+        Kind.CONTEXT,
+        Kind.ISOLATION,
+        Kind.HARMLESS,
+    }
 )
 
 
 def _fixes(sql: str) -> bool:
-    """Return whether a BEGIN takes its snapshot at once (SQLite's IMMEDIATE, MySQL's WITH CONSISTENT SNAPSHOT)."""
+    """Return whether a BEGIN takes its snapshot at once (IMMEDIATE, WITH CONSISTENT SNAPSHOT)."""
     words = sql.upper().split()
     return "IMMEDIATE" in words or "EXCLUSIVE" in words or "SNAPSHOT" in words
 
@@ -139,13 +150,13 @@ def _pin(session: Session) -> None:
 
 def _run_write(
     session: Session, cache: QueryCache, statements: tuple[Statement, ...], effects: Effects, execute: Execute
-) -> Any:  # noqa: ANN401 - whatever the driver returns
+) -> Any:
     transaction = session.transaction()
-    if transaction is not None and session.connection.vendor == "mysql":
-        if any(one.kind in _COMMITS_FIRST for one in statements):
-            # It may have committed what came before; and if it has not, that is still to be committed.
-            transaction.note(effects)
-            return cache.finish(session, transaction.effects(), execute, "raw")
+    ends = session.connection.vendor == "mysql" and any(one.kind in _COMMITS_FIRST for one in statements)
+    if transaction is not None and ends:
+        # It may have committed what came before; and if it has not, that is still to be committed.
+        transaction.note(effects)
+        return cache.finish(session, transaction.effects(), execute, "raw")
     return cache.write(session, effects, execute, "raw")
 
 
@@ -156,7 +167,7 @@ def _commits(statement: Statement) -> bool:
 
 def _run_commit(
     session: Session, cache: QueryCache, statements: tuple[Statement, ...], sql: str, execute: Execute
-) -> Any:  # noqa: ANN401 - of the driver
+) -> Any:
     transaction = session.transaction()
     effects = _effects(session, statements) | (NOTHING if transaction is None else transaction.effects())
     result = cache.finish(session, effects, execute, "raw")
@@ -167,7 +178,7 @@ def _run_commit(
 
 def _run_edge(
     session: Session, cache: QueryCache, statement: Statement, execute: Execute, *, fixes: bool
-) -> Any:  # noqa: ANN401 - of the driver
+) -> Any:
     """Run BEGIN, COMMIT, ROLLBACK or PREPARE TRANSACTION sent as a statement."""
     if statement.kind is Kind.COMMIT:
         result = cache.commit(session, execute)
@@ -197,8 +208,8 @@ def _note_edge(session: Session, statement: Statement, clock: str | None, *, fix
 
 def _run_mixed(
     session: Session, cache: QueryCache, statements: tuple[Statement, ...], effects: Effects, execute: Execute
-) -> Any:  # noqa: ANN401 - whatever the driver returns
-    """Run several statements in one text of which some begin or end a transaction: all may be committed by it."""
+) -> Any:
+    """Run several statements in one text, some of which begin or end a transaction: it may commit all."""
     transaction = session.transaction()
     total = effects | (NOTHING if transaction is None else transaction.effects())
     result = cache.finish(session, total, execute, "raw")
@@ -214,7 +225,7 @@ def _run_mixed(
     return result
 
 
-def _after(session: Session, statements: tuple[Statement, ...], sql: str, params: Any) -> None:  # noqa: ANN401 - of the driver
+def _after(session: Session, statements: tuple[Statement, ...], sql: str, params: Any) -> None:
     for statement in statements:
         kind = statement.kind
         if kind is Kind.CONTEXT:
@@ -251,15 +262,15 @@ class _Seeing:
 
     _cachalot_session: Session
 
-    def callproc(self, procname: str, params: Any = None, kparams: Any = None) -> Any:  # noqa: ANN401 - of Django
+    def callproc(self, procname: str, params: Any = None, kparams: Any = None) -> Any:
         """Call a stored procedure, after which anything may have changed."""
 
-        def execute() -> Any:  # noqa: ANN401 - of the driver
+        def execute() -> Any:
             return super(_Seeing, self).callproc(procname, params, kparams)  # type: ignore[misc]
 
         return run_raw(self._cachalot_session, None, execute)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - of the driver
+    def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)  # type: ignore[misc]
         if name in _COPIES:
             return _SEEN[name](self._cachalot_session, value, self)
@@ -280,11 +291,11 @@ def seeing_cursor(cursor: CursorWrapper, session: Session) -> CursorWrapper:
     return cursor
 
 
-def _seen_copy(session: Session, copy: Callable[..., Any], cursor: Any) -> Callable[..., Any]:  # noqa: ANN401 - of the driver
+def _seen_copy(session: Session, copy: Callable[..., Any], cursor: Any) -> Callable[..., Any]:
     """psycopg 3: ``with cursor.copy(statement) as copy``, whose rows arrive until the block ends."""
 
     @contextmanager
-    def seen(statement: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:  # noqa: ANN401 - of the driver
+    def seen(statement: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         _before(session)
         manager = copy(statement, *args, **kwargs)
         value = manager.__enter__()
@@ -304,45 +315,49 @@ def _seen_copy(session: Session, copy: Callable[..., Any], cursor: Any) -> Calla
     return seen
 
 
-def _seen_statement(session: Session, run: Callable[..., Any], cursor: Any) -> Callable[..., Any]:  # noqa: ANN401 - of the driver
+def _seen_statement(session: Session, run: Callable[..., Any], cursor: Any) -> Callable[..., Any]:
     """``copy_expert`` of psycopg2, and ``executescript`` of SQLite."""
 
-    def seen(statement: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the driver
-        return run_raw(session, text_of(statement, {"cursor": cursor}), lambda: run(statement, *args, **kwargs))
+    def seen(statement: Any, *args: Any, **kwargs: Any) -> Any:
+        return run_raw(
+            session, text_of(statement, {"cursor": cursor}), lambda: run(statement, *args, **kwargs)
+        )
 
     return seen
 
 
-def _seen_script(session: Session, run: Callable[..., Any], _cursor: Any) -> Callable[..., Any]:  # noqa: ANN401 - of the driver
+def _seen_script(session: Session, run: Callable[..., Any], _cursor: Any) -> Callable[..., Any]:
     """``executescript`` of SQLite commits what is open before it begins."""
 
-    def seen(script: str) -> Any:  # noqa: ANN401 - of the driver
-        text = script if isinstance(script, str) else ""
-        return run_raw(session, f"COMMIT; {text}", lambda: run(script))
+    def seen(script: Any) -> Any:
+        text = f"COMMIT; {script}" if isinstance(script, str) else None
+        return run_raw(session, text, lambda: run(script))
 
     return seen
 
 
-def _seen_table(session: Session, run: Callable[..., Any], _cursor: Any) -> Callable[..., Any]:  # noqa: ANN401 - of the driver
+def _seen_table(session: Session, run: Callable[..., Any], _cursor: Any) -> Callable[..., Any]:
     """``copy_from(file, table)`` of psycopg2."""
 
-    def seen(file: Any, table: str, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the driver
+    def seen(file: Any, table: str, *args: Any, **kwargs: Any) -> Any:
         return run_raw(session, f'COPY "{table}" FROM STDIN', lambda: run(file, table, *args, **kwargs))
 
     return seen
 
 
-def _seen_nothing(_session: Session, run: Callable[..., Any], _cursor: Any) -> Callable[..., Any]:  # noqa: ANN401 - of the driver
+def _seen_nothing(_session: Session, run: Callable[..., Any], _cursor: Any) -> Callable[..., Any]:
     return run
 
 
-def _seen_stream(session: Session, run: Callable[..., Any], cursor: Any) -> Callable[..., Any]:  # noqa: ANN401 - of the driver
+def _seen_stream(session: Session, run: Callable[..., Any], cursor: Any) -> Callable[..., Any]:
     """``stream`` of psycopg 3, whose rows arrive until the iteration ends."""
 
-    def seen(statement: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - of the driver
+    def seen(statement: Any, *args: Any, **kwargs: Any) -> Any:
         _before(session)
         text = text_of(statement, {"cursor": cursor})
-        if text is not None and all(one.kind is Kind.READ for one in analyse(text, session.connection.vendor)):
+        if text is not None and all(
+            one.kind is Kind.READ for one in analyse(text, session.connection.vendor)
+        ):
             return run(statement, *args, **kwargs)
         return run_raw(session, text, lambda: iter(list(run(statement, *args, **kwargs))))
 
@@ -357,4 +372,3 @@ _SEEN: dict[str, Callable[[Session, Callable[..., Any], Any], Callable[..., Any]
     "stream": _seen_stream,
     "executescript": _seen_script,
 }
-

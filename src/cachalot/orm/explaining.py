@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import EmptyResultSet
 from django.db import connections
-from django.db.models import QuerySet
 
 from cachalot.analysis.trace import Trace
 from cachalot.conf import Config, current
 from cachalot.core.decisions import Decision, Reason
-from cachalot.engine.cache import Query, QueryCache
 from cachalot.engine.caches import query_cache
-from cachalot.engine.session import Session
 from cachalot.orm import reading
 from cachalot.orm.connection import session_of
 from cachalot.stores.base import StoreAway
+
+if TYPE_CHECKING:
+    from django.db.models import QuerySet
+
+    from cachalot.engine.cache import Query, QueryCache
+    from cachalot.engine.session import Session
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def explain_query(queryset: QuerySet[Any]) -> Found:
     return _looked_up(session, cache, query, request.sql, config)
 
 
-def compile_request(session: Session, compiler: Any) -> reading.Request:  # noqa: ANN401 - of Django
+def compile_request(session: Session, compiler: Any) -> reading.Request:
     """Compile a statement for a list of rows.
 
     :raises EmptyResultSet: its result is known without asking the database.

@@ -4,7 +4,8 @@ Everything that is changed, and nothing else:
 
 * ``django.db.connections.create_connection``, so that each new connection gets its session
 * of each connection object: ``_commit``, ``_rollback``, ``_set_autocommit``, ``set_autocommit``,
-  ``run_and_clear_commit_hooks``, ``init_connection_state``, ``make_cursor``, ``make_debug_cursor``, ``ops.compiler``,
+  ``run_and_clear_commit_hooks``, ``init_connection_state``, ``make_cursor``, ``make_debug_cursor``,
+  ``ops.compiler``,
   and one entry at the head of ``execute_wrappers``
 * ``QuerySet._fetch_all``, from the first use of ``cachalot_disabled(all_queries=True)`` on
 """
@@ -12,18 +13,23 @@ Everything that is changed, and nothing else:
 from __future__ import annotations
 
 import threading
+from typing import TYPE_CHECKING
 
 from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
 
+from cachalot.engine.identity import remember_names
 from cachalot.orm import querysets
 from cachalot.orm.connection import attach, detach
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 _lock = threading.Lock()
 
 
 def install() -> None:
     """Attach a session to every connection, those of now and those to come. Doing it twice does no harm."""
+    remember_names()
     with _lock:
         if "create_connection" not in connections.__dict__:
             connections.__dict__["create_connection"] = _create_connection

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from django.apps import apps
 
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.core.tags import NOTHING
-from cachalot.engine.session import Session
 from cachalot.signals import post_invalidation
+
+if TYPE_CHECKING:
+    from cachalot.engine.session import Session
 
 
 def announce(session: Session) -> None:

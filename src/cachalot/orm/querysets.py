@@ -1,6 +1,7 @@
 """Lets ``cachalot_disabled(all_queries=True)`` run querysets again that were evaluated before.
 
-``QuerySet._fetch_all`` is wrapped only from the first use of such a scope on, so that nobody else pays for it.
+``QuerySet._fetch_all`` is wrapped only from the first use of such a scope on, so that nobody else pays for
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ _lock = threading.Lock()
 _original: Any = None
 
 
-def _fetch_all(self: QuerySet[Any]) -> None:
+def _fetch_all(self: Any) -> None:
     if mode.get() is Mode.OFF_AND_EVALUATED:
         self._result_cache = None
         self._prefetch_done = False

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.reads import read_params, read_text
 from cachalot.conf import Config, current
@@ -15,11 +14,15 @@ from cachalot.core.tags import dependencies
 from cachalot.engine import scopes
 from cachalot.engine.cache import Lookup, Query, QueryCache
 from cachalot.engine.caches import query_cache
-from cachalot.engine.session import Session
 from cachalot.observe.events import ReadEvent, emit, wanted
 from cachalot.orm import results
 from cachalot.orm.relations import tables_behind
 from cachalot.stores.base import StoreAway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cachalot.engine.session import Session
 
 _NO_TABLES: frozenset[str] = frozenset()
 
@@ -51,7 +54,7 @@ class Request:
         return b"n:%d" % (compiler.col_count if getattr(compiler, "has_extra_select", False) else 0)
 
 
-def refusal_before_compiling(session: Session, query: Any, *, chunked: bool) -> Decision | None:  # noqa: ANN401 - of Django
+def refusal_before_compiling(session: Session, query: Any, *, chunked: bool) -> Decision | None:
     """Return why a read must not be cached, as far as that can be said without its text."""
     config = current()
     mode = scopes.mode.get()
@@ -102,7 +105,7 @@ def plan(session: Session, cache: QueryCache, request: Request, config: Config) 
     return Query(key, name, dependencies(tables), context, session.is_replica(config))
 
 
-def answer(session: Session, request: Request, run: Callable[[], Any], started: float) -> Any:  # noqa: ANN401 - rows
+def answer(session: Session, request: Request, run: Callable[[], Any], started: float) -> Any:
     """Answer a read.
 
     :param run: runs it on the database.
@@ -137,13 +140,13 @@ def _refreshed(lookup: Lookup) -> Lookup:
     return Lookup(Decision.bypass(Reason.DISABLED, "refreshing"), ticket=lookup.ticket)
 
 
-def _handed_on(frames: list[Any], request: Request) -> Any:  # noqa: ANN401 - rows
+def _handed_on(frames: list[Any], request: Request) -> Any:
     if request.single:
         return frames[0][0]
     return iter(frames) if request.chunked else frames
 
 
-def _run_and_keep(  # noqa: PLR0913, PLR0917 - the parts of one read
+def _run_and_keep(
     session: Session,
     cache: QueryCache,
     request: Request,
@@ -152,7 +155,7 @@ def _run_and_keep(  # noqa: PLR0913, PLR0917 - the parts of one read
     started: float,
     tables: frozenset[str],
     config: Config,
-) -> Any:  # noqa: ANN401 - rows
+) -> Any:
     asked = time.perf_counter()
     rows = run()
     ticket = lookup.ticket
@@ -190,4 +193,3 @@ def report(
     if wanted():
         seconds = time.perf_counter() - started
         emit(ReadEvent(decision, session.connection.alias, sql, tables, seconds, saved))
-

@@ -1,23 +1,26 @@
 """Relations that no managed model owns: asks the catalogue once per state of the schema.
 
-What the catalogue says is kept for the token of the epoch under which it was read. DDL, wherever it happens, gives the
-epoch a new token, so a redefined view is looked up again; and because the keys of the tags are part of a stamp, an entry
-made under the old definition does not match the new one.
+What the catalogue says is kept for the token of the epoch under which it was read. DDL, wherever it happens,
+gives the epoch a new token, so a redefined view is looked up again; and because the keys of the tags are part
+of a stamp, an entry made under the old definition does not match the new one.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from cachalot.analysis.schema import Catalogue, model_facts, vouched_for
-from cachalot.conf import Config
 from cachalot.core.protocol import is_mark
 from cachalot.core.steps import GetMany
 from cachalot.core.tags import EPOCH, Effects
 from cachalot.engine.cache import QueryCache, tag_keys
 from cachalot.engine.caches import query_cache
-from cachalot.engine.session import Session
 from cachalot.stores.base import StoreAway
+
+if TYPE_CHECKING:
+    from cachalot.conf import Config
+    from cachalot.engine.session import Session
 
 Behind = dict[str, frozenset[str] | None]
 
@@ -57,7 +60,7 @@ def with_relations(session: Session, effects: Effects, config: Config) -> Effect
         return effects
     tables = set(effects.tables)
     for relation in strange:
-        tables |= _known_or_looked_up(session, cache, relation, config) or ()
+        tables |= _known_or_looked_up(session, cache, relation, config) or frozenset()
     return Effects(frozenset(tables))
 
 
@@ -101,5 +104,3 @@ def _look_up(session: Session, cache: QueryCache, relation: str, config: Config)
         return Catalogue(session.connection, config).tables_behind(relation)
     except Exception:  # noqa: BLE001 - a catalogue that cannot be read says nothing
         return None
-
-

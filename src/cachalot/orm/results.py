@@ -1,18 +1,20 @@
 """The shapes in which Django expects rows back, from an entry and into one.
 
-A compiler returns a list of chunks of rows, one row, or a lazy iterator of chunks. An entry is a sequence of encoded
-chunks, so that the rows of an iterator are encoded while they pass and never held together, and so that a list and an
-iterator of the same statement are one entry.
+A compiler returns a list of chunks of rows, one row, or a lazy iterator of chunks. An entry is a sequence of
+encoded chunks, so that the rows of an iterator are encoded while they pass and never held together, and so
+that a list and an iterator of the same statement are one entry.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cachalot.codecs.pickled import EncodeError, encode
-from cachalot.conf import Config
 from cachalot.core.decisions import Reason
+
+if TYPE_CHECKING:
+    from cachalot.conf import Config
 
 Keep = Callable[[bytes], Reason | None]
 """Keeps encoded rows; returns why it did not."""

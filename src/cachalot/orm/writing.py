@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cachalot.core.tags import NOTHING, Effects
-from cachalot.engine.cache import QueryCache
-from cachalot.engine.session import Session
 from cachalot.orm.notices import announce
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-def run(session: Session, cache: QueryCache, effects: Effects, execute: Callable[[], Any]) -> Any:  # noqa: ANN401 - of Django
+    from cachalot.engine.cache import QueryCache
+    from cachalot.engine.session import Session
+
+
+def run(session: Session, cache: QueryCache, effects: Effects, execute: Callable[[], Any]) -> Any:
     """Run a write between its notes, and tell about it when it has committed by itself.
 
-    What a write changes is known before it is compiled. An expression in it may change more (a function that is not
-    known): that is seen only in its text, so it is added afterwards.
+    What a write changes is known before it is compiled. An expression in it may change more (a function that
+    is not known): that is seen only in its text, so it is added afterwards.
 
     :param effects: what it changes.
     :param execute: runs it.
     """
 
-    def expected() -> Any:  # noqa: ANN401 - of Django
+    def expected() -> Any:
         before = session.expected
         session.writing += 1
         try:

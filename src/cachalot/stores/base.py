@@ -1,15 +1,18 @@
 """The contract of a store: what the protocol asks of a cache, and nothing more.
 
-A store carries out the steps of ``core.steps``. It raises :class:`StoreError` for everything that went wrong, including
-what the cache behind it would have passed over in silence: a swallowed MARK would be a stale row. Nothing else leaves it.
+A store carries out the steps of ``core.steps``. It raises :class:`StoreError` for everything that went wrong,
+including what the cache behind it would have passed over in silence: a swallowed MARK would be a stale row.
+Nothing else leaves it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cachalot.core.steps import Lifetime
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cachalot.core.steps import Lifetime
 
 
 class StoreError(Exception):

@@ -1,18 +1,17 @@
-"""The store behind any Django cache backend: ``get_many``, ``set_many`` and ``add``, with no silence left in them.
+"""The store behind any Django cache: ``get_many``, ``set_many`` and ``add``, with no silence left in them.
 
-Backends differ in what they do when the server is away. Some raise; some answer as if nothing were stored; some return
-``None``; python-memcached does all of it. A read that finds nothing is harmless, but a write that was dropped is not, so a
-backend that is not known to raise is asked to show what it was given (one more exchange for each write of tokens).
+Backends differ in what they do when the server is away. Some raise; some answer as if nothing were stored;
+some return ``None``; python-memcached does all of it. A read that finds nothing is harmless, but a write that
+was dropped is not, so a backend that is not known to raise is asked to show what it was given (one more
+exchange for each write of tokens).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.cache import caches
-from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.dummy import DummyCache
 
@@ -20,6 +19,11 @@ from cachalot.conf import current
 from cachalot.core.protocol import is_mark
 from cachalot.core.steps import Lifetime
 from cachalot.stores.base import StoreAway, StoreRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from django.core.cache.backends.base import BaseCache
 
 STATE_SECONDS = 30 * 24 * 3600
 """Life of a token nobody writes: its end costs a miss. memcached reads longer times as dates."""
@@ -46,7 +50,7 @@ _LOCAL = "django.core.cache.backends.locmem.LocMemCache"
 
 
 def _names(cache: BaseCache) -> set[str]:
-    """Return the dotted names of the classes of ``cache``, so that a subclass is judged by what it is made of."""
+    """Return the dotted names of the classes of ``cache``: a subclass is judged by what it is made of."""
     return {f"{cls.__module__}.{cls.__qualname__}" for cls in type(cache).__mro__}
 
 
@@ -130,7 +134,8 @@ class DjangoCacheStore:
     def _method(self, name: str) -> Callable[..., Any]:
         cache = caches[self.alias]
         if self._django_redis:
-            # The methods of the cache itself may be told to swallow errors (IGNORE_EXCEPTIONS); those of its client raise.
+            # The methods of the cache itself may be told to swallow errors (IGNORE_EXCEPTIONS); those of its
+            # client raise.
             return getattr(cache.client, name)  # type: ignore[attr-defined,no-any-return]
         return getattr(cache, name)  # type: ignore[no-any-return]
 
