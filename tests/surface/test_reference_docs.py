@@ -28,3 +28,9 @@ def test_checks_page_lists_every_check():
         r"^\| <a id=\"\w+\"></a>`(cachalot\.\w+)` \|", (DOCS / "checks.md").read_text(), re.MULTILINE
     )
     assert listed == sorted(set(re.findall(r'"(cachalot\.[EW]\d{3})"', inspect.getsource(checks))))
+
+
+def test_readme_lists_every_setting():
+    """Who reads only the README sees every setting, its default and what it does."""
+    text = (DOCS.parent / "README.md").read_text()
+    assert [f"| `{one.name}` | `{one.default!r}` | {one.doc} |" in text for one in SETTINGS] == [True] * len(SETTINGS)
