@@ -50,34 +50,28 @@ def new_number() -> int:
     return next(_counter)
 
 
-def plain(value: Any) -> Any:
-    """A value with the types of all its parts beside it, so that ``1 == True == Decimal(1)`` proves nothing."""
+def plain(value: Any, inside: tuple[models.Model, ...] = ()) -> Any:
+    """A value with the types of all its parts beside it, so that ``1 == True == Decimal(1)`` proves nothing.
+
+    :param inside: the instances around it, for related objects point back at each other.
+    """
     if isinstance(value, models.Model):
-        # Django keeps what was prefetched and selected with a row beside its fields.
-        related = getattr(value, "_prefetched_objects_cache", {})
-        fields = {key: one for key, one in vars(value).items() if not key.startswith("_")}
-        selected = {key: one for key, one in value._state.fields_cache.items() if key in selected_by(value)}
-        return (type(value).__name__, plain(fields), plain(related), plain(selected))
+        if any(value is one for one in inside):
+            return (type(value).__name__, value.pk)
+        inside = (*inside, value)
+        fields = {key: one for key, one in vars(value).items() if key != "_state"}
+        return (type(value).__name__, plain({**fields, **value._state.fields_cache}, inside))
     if isinstance(value, QuerySet):
-        return plain(list(value))
+        return plain(list(value), inside)
     if isinstance(value, Mapping):
-        return ("mapping", [(key, plain(one)) for key, one in value.items()])
+        return ("mapping", [(key, plain(one, inside)) for key, one in value.items()])
     if isinstance(value, (list, tuple)):
-        return (type(value).__name__, [plain(one) for one in value])
-    if isinstance(value, (Iterator, itertools.chain)):
-        return plain(list(value))
+        return (type(value).__name__, [plain(one, inside) for one in value])
+    if isinstance(value, Iterator):
+        return plain(list(value), inside)
     if isinstance(value, memoryview):
         return ("memoryview", bytes(value))
     return (type(value).__name__, repr(value))
-
-
-def selected_by(instance: models.Model) -> set[str]:
-    """The forward relations that were loaded with a row; a loop through a reverse one would never end."""
-    return {
-        field.name
-        for field in instance._meta.concrete_fields
-        if field.is_relation and not isinstance(field, models.OneToOneField)
-    }
 
 
 def uncached(read: Read) -> Any:

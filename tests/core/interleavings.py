@@ -168,6 +168,7 @@ class Enumerator:
         self.world = world
         self._asked: dict[tuple[int, tuple[Any, ...]], Any] = {}
         self._tags = tuple(tag(number) for number in range(world.tags))
+        self._lagging = any(one.replica for one in world.processes)
 
     # Processes.
 
@@ -244,7 +245,7 @@ class Enumerator:
         cache = dict(state.cache)
         entry = cache.get(ENTRY)
         tokens = [cache.get(key) for key in self._tags]
-        if entry is None or state.replica != state.database and HOLD in cache:
+        if entry is None or state.replica != state.database:
             return False
         if not all(isinstance(token, str) and not protocol.is_mark(token) for token in tokens):
             return False
@@ -306,8 +307,8 @@ class Enumerator:
 
     def _get(self, state: State, number: int, local: Local, keys: tuple[str, ...]) -> tuple[str, State]:
         cache = dict(state.cache)
-        left = keys[len(local.partial) :] if self.world.atomic else keys
-        now = left if self.world.atomic else left[:1]
+        done = len(local.partial)
+        now = keys if self.world.atomic else keys[done : done + 1]
         partial = (*local.partial, *((key, cache.get(key)) for key in now))
         if len(partial) < len(keys):
             return f"reads {now}", self._with(state, number, replace(local, partial=partial))
@@ -351,14 +352,13 @@ class Enumerator:
                 yield "the hold ends", _cached(state, left)
             elif key != HOLD and state.evictions:
                 yield f"{key} is evicted", replace(_cached(state, left), evictions=state.evictions - 1)
-        if state.replica != state.database and any(one.replica for one in self.world.processes):
+        if state.replica != state.database:
             yield "the replica catches up", replace(state, replica=state.database)
 
     def _lease_may_end(self, state: State, mark: str) -> bool:
         """A lease is longer than a commit and than the lag of a replica."""
         owner = int(mark[len(protocol.MARK) :].split(".")[0])
-        caught_up = state.replica == state.database or not any(one.replica for one in self.world.processes)
-        return caught_up and not self._in_flight(owner, state.locals[owner])
+        return state.replica == state.database and not self._in_flight(owner, state.locals[owner])
 
     # Changes.
 
@@ -376,7 +376,8 @@ class Enumerator:
             replace(local, seen=local.seen | {database}) if local.seen and not self._over(at, local) else local
             for at, local in enumerate(state.locals)
         )
-        return replace(state, database=database, locals=locals_)
+        replica = state.replica if self._lagging else database
+        return replace(state, database=database, replica=replica, locals=locals_)
 
     def _over(self, number: int, local: Local) -> bool:
         return not local.partial and self.asks(number, local) is ENDED

@@ -27,10 +27,8 @@ def effects_of_query(query: Any, config: Config) -> Effects:
 
     :param query: an InsertQuery, UpdateQuery or DeleteQuery.
     """
-    names = {query.get_meta().db_table}
-    base = getattr(query, "base_table", None)
-    if isinstance(base, str):
-        names.add(base)
+    # Not query.base_table: that property keeps its first answer, and before the compiler has set one it is None.
+    names = {query.get_meta().db_table, *list(query.alias_map)[:1]}
     return effects_on(frozenset(map(canonical_table, names)), config)
 
 

@@ -1,0 +1,334 @@
+"""Forces interleavings: calls at a chosen moment of a read or a commit, and threads that go step by step."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import ExitStack, contextmanager
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, TypeVar
+from unittest import mock
+
+from django.core.cache import caches
+from django.db import connection, connections
+
+from cachalot.api import cachalot_disabled
+from cachalot.conf import current
+from cachalot.core.steps import Add, GetMany, Lifetime, SetMany
+from cachalot.engine.caches import query_cache
+from cachalot.engine.guard import Guard
+from cachalot.testing import watch
+from tests.conftest import evaluated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+T = TypeVar("T")
+
+#: Seconds after which a thread that should have stopped at a step is taken for hanging.
+PATIENCE = 30
+
+MOMENTS = ("before MARK", "between MARK and COMMIT", "between COMMIT and DONE", "after DONE")
+#: Those of a read that nothing answers.
+READ_MOMENTS = ("before LOOK", "between LOOK and SELECT", "between SELECT and FILL", "after FILL")
+
+
+def truth(read: Callable[[], T]) -> T:
+    """What the database says."""
+    with cachalot_disabled():
+        result: T = evaluated(read())
+        return result
+
+
+def agreed(read: Callable[[], T]) -> T:
+    """What the database says, once it is sure that cached reads say the same, also when they repeat."""
+    expected = truth(read)
+    for _ in range(3):
+        assert evaluated(read()) == expected
+    return expected
+
+
+def agreed_everywhere(read: Callable[[], T], other: Callable[[Callable[[], T]], T]) -> T:
+    """As :func:`agreed`, here and in another thread, which both come first once."""
+    expected = truth(read)
+    assert evaluated(read()) == expected
+    assert other(lambda: agreed(read)) == expected
+    return agreed(read)
+
+
+def is_hit(read: Callable[[], Any]) -> bool:
+    """Whether a read is answered from the cache without any help."""
+    with watch() as seen:
+        evaluated(read())
+    return bool(seen.reads) and seen.hits == len(seen.reads)
+
+
+def reasons(read: Callable[[], Any]) -> list[Any]:
+    """Why each read was not a hit; None for one that was."""
+    with watch() as seen:
+        evaluated(read())
+    return [decision.reason for decision in seen.decisions]
+
+
+# Moments.
+
+
+def kind_of(step: Any) -> str:
+    """The name of a step in the protocol."""
+    if isinstance(step, GetMany):
+        return "LOOK"
+    if isinstance(step, Add):
+        return "ADD"
+    if isinstance(step, SetMany) and step.lifetime is Lifetime.ENTRY:
+        return "FILL"
+    if isinstance(step, SetMany) and step.lifetime is Lifetime.LEASE:
+        return "MARK"
+    # DONE writes a clock and at least one tag; a reader that draws tokens writes a clock alone.
+    return "DONE" if len(step.values) > 1 else "NOTE"
+
+
+class Once:
+    """Makes a call the first time it is reached in the thread that made it, and never inside of itself."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._call = call
+        self._thread = threading.get_ident()
+        self.reached = False
+
+    def __call__(self) -> None:
+        if not self.reached and threading.get_ident() == self._thread:
+            self.reached = True
+            self._call()
+
+
+@contextmanager
+def during_commit(moment: str, call: Callable[[], Any]) -> Iterator[None]:
+    """Make a call at one of the :data:`MOMENTS` of the next commit, or autocommit write, of this thread."""
+    once, original = Once(call), Guard.commit
+
+    def commit(guard: Guard, keys: Any, execute: Callable[[], Any]) -> None:
+        def watched() -> Any:
+            at("between MARK and COMMIT")
+            outcome = execute()
+            at("between COMMIT and DONE")
+            return outcome
+
+        at("before MARK")
+        original(guard, keys, watched)
+        at("after DONE")
+
+    def at(reached: str) -> None:
+        if reached == moment:
+            once()
+
+    with mock.patch.object(Guard, "commit", commit):
+        yield
+    assert once.reached, f"nothing was committed, so there was no moment {moment}"
+
+
+@contextmanager
+def at_step(kind: str, call: Callable[[], Any], *, after: bool = False) -> Iterator[None]:
+    """Make a call before, or after, the next step of a kind that this thread asks of the cache."""
+    once, original = Once(call), Guard.ask
+
+    def ask(guard: Guard, step: Any) -> Any:
+        wanted = kind_of(step) == kind
+        if wanted and not after:
+            once()
+        answer = original(guard, step)
+        if wanted and after:
+            once()
+        return answer
+
+    with mock.patch.object(Guard, "ask", ask):
+        yield
+    assert once.reached, f"the cache was not asked for a {kind}"
+
+
+@contextmanager
+def at_statement(
+    verb: str, call: Callable[[], Any], *, after: bool = False, alias: str = "default"
+) -> Iterator[None]:
+    """Make a call just before, or after, the database gets the next statement that begins with ``verb``."""
+    once = Once(call)
+
+    def wrapper(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+        wanted = sql.lstrip().upper().startswith(verb)
+        if wanted and not after:
+            once()
+        result = execute(sql, params, many, context)
+        if wanted and after:
+            once()
+        return result
+
+    with connections[alias].execute_wrapper(wrapper):
+        yield
+    assert once.reached, f"no {verb} reached the database"
+
+
+@contextmanager
+def during_read(moment: str, call: Callable[[], Any]) -> Iterator[None]:
+    """Make a call at one of the :data:`READ_MOMENTS` of the next read of this thread that is no hit."""
+    with {
+        "before LOOK": lambda: at_step("LOOK", call),
+        "between LOOK and SELECT": lambda: at_statement("SELECT", call),
+        "between SELECT and FILL": lambda: at_statement("SELECT", call, after=True),
+        "after FILL": lambda: at_step("FILL", call, after=True),
+    }[moment]():
+        yield
+
+
+@contextmanager
+def recorded_steps() -> Iterator[list[Any]]:
+    """The steps that were asked of the cache."""
+    original, steps = Guard.ask, []
+
+    def ask(guard: Guard, step: Any) -> Any:
+        steps.append(step)
+        return original(guard, step)
+
+    with mock.patch.object(Guard, "ask", ask):
+        yield steps
+
+
+# Threads that go step by step.
+
+
+class Stepper:
+    """Runs a call in a thread of its own that stops before each chosen step until it is told to go on.
+
+    :param call: what to run.
+    :param stops: kinds of steps to stop at; COMMIT and SELECT are those of the database.
+    """
+
+    local = threading.local()
+
+    def __init__(self, call: Callable[[], Any], stops: set[str]) -> None:
+        self._call = call
+        self._stops = stops
+        self._go = threading.Semaphore(0)
+        self._stopped = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._run)
+        self.ended = False
+        self.error: BaseException | None = None
+        self.result: Any = None
+        self._thread.start()
+        self._wait()
+
+    def _run(self) -> None:
+        Stepper.local.current = self
+        try:
+            with connection.execute_wrapper(_stop_at_select):
+                self.result = evaluated(self._call())
+        except BaseException as error:  # noqa: BLE001 - raised in the thread of the test
+            self.error = error
+        finally:
+            connections.close_all()
+            self.ended = True
+            self._stopped.release()
+
+    def _wait(self) -> None:
+        assert self._stopped.acquire(timeout=PATIENCE), "it waits for another thread"
+
+    @classmethod
+    def reach(cls, kind: str) -> None:
+        """Stop here if this thread is one that stops before such a step."""
+        stepper = getattr(cls.local, "current", None)
+        if stepper is not None and kind in stepper._stops:
+            stepper._stopped.release()
+            assert stepper._go.acquire(timeout=PATIENCE)
+
+    def step(self) -> None:
+        """Let it take one step."""
+        if not self.ended:
+            self._go.release()
+            self._wait()
+
+    def finish(self) -> Any:
+        """Let it run to its end; returns its result, raises its error."""
+        while not self.ended:
+            self.step()
+        self._thread.join(PATIENCE)
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+
+def _stop_at_select(execute: Any, sql: Any, params: Any, many: Any, context: Any) -> Any:
+    if sql.lstrip().upper().startswith("SELECT"):
+        Stepper.reach("SELECT")
+    return execute(sql, params, many, context)
+
+
+@contextmanager
+def stepping() -> Iterator[Callable[[Callable[[], Any], set[str]], Stepper]]:
+    """Makes :class:`Stepper` objects; all of them have ended when the block ends."""
+    ask, commit = Guard.ask, Guard.commit
+    made: list[Stepper] = []
+
+    def stopping_ask(guard: Guard, step: Any) -> Any:
+        Stepper.reach(kind_of(step))
+        return ask(guard, step)
+
+    def stopping_commit(guard: Guard, keys: Any, execute: Callable[[], Any]) -> None:
+        def stopping() -> Any:
+            Stepper.reach("COMMIT")
+            return execute()
+
+        commit(guard, keys, stopping)
+
+    def make(call: Callable[[], Any], stops: set[str]) -> Stepper:
+        made.append(Stepper(call, stops))
+        return made[-1]
+
+    with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(Guard, "ask", stopping_ask))
+        stack.enter_context(mock.patch.object(Guard, "commit", stopping_commit))
+        try:
+            yield make
+        finally:
+            for stepper in made:
+                stepper.finish()
+
+
+def interleavings(first: int, second: int) -> list[str]:
+    """Every order of ``first`` steps of R and ``second`` steps of W."""
+    total = first + second
+    return [
+        "".join("R" if place in places else "W" for place in range(total))
+        for places in combinations(range(total), first)
+    ]
+
+
+# The cache as the engine uses it.
+
+
+def guard(alias: str | None = None) -> Guard:
+    """The guard of the cache in use."""
+    cache = query_cache(alias or current().cache)
+    assert cache is not None
+    return cache.guard
+
+
+def end_pause() -> None:
+    """Let the time pass for which the cache is left alone after an error."""
+    guard()._until = 0.0
+
+
+def keys_of(call: Callable[[], Any]) -> list[str]:
+    """Every key of the cache that a call has to do with."""
+    with recorded_steps() as steps:
+        evaluated(call())
+    keys: dict[str, None] = {}
+    for step in steps:
+        if isinstance(step, GetMany):
+            keys |= dict.fromkeys(step.keys)
+        elif isinstance(step, Add):
+            keys[step.key] = None
+        else:
+            keys |= dict.fromkeys(key for key, _value in step.values)
+    return list(keys)
+
+
+def evict(*keys: str) -> None:
+    """Take keys out of the cache, as a full cache or the end of a lease does."""
+    caches[current().cache].delete_many(keys)
