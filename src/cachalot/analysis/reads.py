@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.params import UnencodableParameter, encode_params, time_words
 from cachalot.analysis.rawsql import Kind, analyse, canonical_table
-from cachalot.analysis.schema import model_facts
+from cachalot.analysis.schema import ModelFacts, model_facts
 from cachalot.analysis.volatility import is_time_word, unstable
 from cachalot.core.decisions import Decision, Reason
 
@@ -39,8 +39,17 @@ class Reading:
     relations: frozenset[str] = frozenset()
 
 
-_kept: dict[tuple[str, str, frozenset[str]], Reading] = {}
-_kept_for: tuple[Any, Any] = (None, None)
+_Kept = dict[tuple[str, str, frozenset[str]], Reading]
+
+_kept: tuple[Any, Any, _Kept] = (None, None, {})
+
+
+def _readings(config: Config, facts: ModelFacts) -> _Kept:
+    """Return the readings made under today's settings and models; a thread that is late keeps to its own."""
+    global _kept  # noqa: PLW0603 - replaced as a whole together with what it was derived from
+    if _kept[0] is not config or _kept[1] is not facts or len(_kept[2]) > MAX_KEPT:
+        _kept = (config, facts, {})
+    return _kept[2]
 
 
 def read_text(sql: str, vendor: str, traced: frozenset[str], config: Config) -> Reading:
@@ -51,16 +60,13 @@ def read_text(sql: str, vendor: str, traced: frozenset[str], config: Config) -> 
     :param traced: canonical names of the tables that the compiler reported.
     :param config: the settings of today.
     """
-    global _kept_for  # noqa: PLW0603 - says what the kept readings were derived from
     facts = model_facts()
-    if _kept_for[0] is not config or _kept_for[1] is not facts or len(_kept) > MAX_KEPT:
-        _kept.clear()
-        _kept_for = (config, facts)
+    kept = _readings(config, facts)
     key = (sql, vendor, traced)
-    known = _kept.get(key)
+    known = kept.get(key)
     if known is None:
         refusal = _refusal_of_text(sql, vendor, traced, config) or refusal_of_tables(traced, config)
-        known = _kept[key] = Reading(traced, refusal, traced - facts.managed)
+        known = kept[key] = Reading(traced, refusal, traced - facts.managed)
     return known
 
 

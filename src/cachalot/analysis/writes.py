@@ -27,8 +27,8 @@ def effects_of_query(query: Any, config: Config) -> Effects:
 
     :param query: an InsertQuery, UpdateQuery or DeleteQuery.
     """
-    # Not query.base_table: that property keeps its first answer, and before the compiler has set one it is None.
-    names = {query.get_meta().db_table, *list(query.alias_map)[:1]}
+    # Not query.base_table: that property keeps its first answer, which is None before the query is compiled.
+    names = {query.get_meta().db_table, *(join.table_name for join in list(query.alias_map.values())[:1])}
     return effects_on(frozenset(map(canonical_table, names)), config)
 
 

@@ -27,6 +27,25 @@ if TYPE_CHECKING:
 
 MAX_LOCAL_RESULTS = 1000
 
+_WITHOUT_EFFECT = frozenset(
+    {
+        "application_name",
+        "client_min_messages",
+        "deadlock_timeout",
+        "foreign_key_checks",
+        "idle_in_transaction_session_timeout",
+        "innodb_lock_wait_timeout",
+        "jit",
+        "lock_timeout",
+        "lock_wait_timeout",
+        "statement_timeout",
+        "synchronous_commit",
+        "unique_checks",
+        "work_mem",
+    }
+)
+"""Settings that cannot change what a SELECT returns."""
+
 _NOT_RESET = ("role", "session authorization")
 
 
@@ -223,6 +242,8 @@ class Session:
         if statement.name == "*" and statement.verb == "DISCARD":
             self._settings, self._local_settings, self._chain = {}, {}, b""
             self._unknown_setting = False
+            return
+        if statement.name in _WITHOUT_EFFECT:
             return
         try:
             value = digest(sql.encode(), encode_params(params))

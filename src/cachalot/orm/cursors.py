@@ -30,6 +30,7 @@ Execute = Callable[[], Any]
 
 _UNKNOWN = (Statement(Kind.UNKNOWN, "", frozenset(), frozenset(), frozenset(), frozenset()),)
 _EDGES = frozenset({Kind.BEGIN, Kind.COMMIT, Kind.ROLLBACK, Kind.PREPARE_TRANSACTION})
+_DEFINES = frozenset({"CREATE", "ALTER", "DROP", "RENAME"})
 _COMMITS_FIRST = frozenset({Kind.UNKNOWN, Kind.BEGIN, Kind.CONTEXT})
 """Kinds among which are the statements that end a transaction of MySQL by themselves (manual, 13.3.3)."""
 
@@ -105,9 +106,9 @@ def run_raw(session: Session, sql: str | None, execute: Execute, params: Any = N
 def _effects(session: Session, statements: tuple[Statement, ...]) -> Effects:
     config = current()
     total = NOTHING
-    if not config.invalidate_raw:
-        return total
     for statement in statements:
+        if not config.invalidate_raw and statement.verb not in _DEFINES:
+            continue
         total |= effects_of_statement(statement, session.connection.vendor, config)
     return with_relations(session, total, config)
 
