@@ -77,6 +77,7 @@ class World:
     :param crashes: how many writers may die.
     :param evictions: how many keys may be evicted, marks excepted.
     :param lost: how many commits may lose their client; they are carried out later, or never.
+    :param short: whether transactions with a snapshot end before the lease of a writer that began before them.
     """
 
     processes: tuple[Process, ...]
@@ -86,6 +87,7 @@ class World:
     crashes: int = 0
     evictions: int = 0
     lost: int = 0
+    short: bool = False
 
 
 @dataclass(frozen=True)
@@ -346,7 +348,7 @@ class Enumerator:
         for key, value in state.cache:
             left = {k: v for k, v in state.cache if k != key}
             if protocol.is_mark(value):
-                if self._lease_may_end(state, str(value)):
+                if self._lease_may_end(state, key):
                     yield f"the lease of {key} ends", _cached(state, left)
             elif key == HOLD and state.replica == state.database:
                 yield "the hold ends", _cached(state, left)
@@ -355,10 +357,19 @@ class Enumerator:
         if state.replica != state.database:
             yield "the replica catches up", replace(state, replica=state.database)
 
-    def _lease_may_end(self, state: State, mark: str) -> bool:
-        """A lease is longer than a commit and than the lag of a replica."""
-        owner = int(mark[len(protocol.MARK) :].split(".")[0])
-        return state.replica == state.database and not self._in_flight(owner, state.locals[owner])
+    def _lease_may_end(self, state: State, key: str) -> bool:
+        """Return whether it is late enough: a lease is longer than a commit and than the lag of a replica.
+
+        Whoever has marked the tag has done so before the mark that is there was written, or has written it.
+        """
+        for number, local in enumerate(state.locals):
+            writes = key in {tag(one) for one in self.world.processes[number].tags}
+            if writes and self._in_flight(number, local) and local.answers:
+                return False
+            old = local.snapshot not in {None, state.database} and not self._over(number, local)
+            if self.world.short and old:
+                return False
+        return state.replica == state.database
 
     # Changes.
 

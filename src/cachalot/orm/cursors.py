@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.rawsql import Kind, Statement, analyse
@@ -286,10 +287,20 @@ def seeing_cursor(cursor: CursorWrapper, session: Session) -> CursorWrapper:
     kind = type(cursor)
     seeing = _classes.get(kind)
     if seeing is None:
-        seeing = _classes[kind] = type(kind.__name__, (_Seeing, kind), {"__module__": kind.__module__})
+        # CursorDebugWrapper has some of them as methods of its own, which __getattr__ would not see.
+        own = {name: _seen_method(kind, name) for name in _COPIES if hasattr(kind, name)}
+        seeing = _classes[kind] = type(kind.__name__, (_Seeing, kind), {"__module__": kind.__module__, **own})
     cursor.__class__ = seeing
     cursor.__dict__["_cachalot_session"] = session
     return cursor
+
+
+def _seen_method(kind: type, name: str) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        original = partial(getattr(kind, name), self)
+        return _SEEN[name](self._cachalot_session, original, self)(*args, **kwargs)
+
+    return method
 
 
 def _seen_copy(session: Session, copy: Callable[..., Any], cursor: Any) -> Callable[..., Any]:
