@@ -134,7 +134,7 @@ def get_last_invalidation(
     config = current()
     tables = _tables(tables_or_models) or _tables(tuple(apps.get_models(include_auto_created=True)))
     tags: list[Tag] = [EPOCH, *(any_of(table) for table in sorted(tables))]
-    latest = 0.0
+    tokens: list[str] = []
     for cache in _caches(cache_alias or config.cache):
         for alias in _aliases(db_alias, connections):
             session = _session(alias)
@@ -142,10 +142,10 @@ def get_last_invalidation(
             primary = session.primary_alias(config)
             pairs = [(tag, tag_key(space, primary, tag, config)) for tag in tags]
             try:
-                latest = max(latest, registry.last_invalidation(cache, space, pairs))
+                tokens += registry.tokens_of_invalidations(cache, space, pairs)
             except StoreAway:
                 return registry.now()
-    return latest
+    return registry.joined(tokens)
 
 
 class _Scope(ContextDecorator):

@@ -43,15 +43,20 @@ def agreed(read: Callable[[], T]) -> T:
     """What the database says, once it is sure that cached reads say the same, also when they repeat."""
     expected = truth(read)
     for _ in range(3):
-        assert evaluated(read()) == expected
+        same(evaluated(read()), expected)
     return expected
+
+
+def same(cached: Any, expected: Any) -> None:
+    """Fail unless a cached read said what the database says."""
+    assert cached == expected, f"the cache says {cached!r}, the database says {expected!r}"
 
 
 def agreed_everywhere(read: Callable[[], T], other: Callable[[Callable[[], T]], T]) -> T:
     """As :func:`agreed`, here and in another thread, which both come first once."""
     expected = truth(read)
-    assert evaluated(read()) == expected
-    assert other(lambda: agreed(read)) == expected
+    same(evaluated(read()), expected)
+    same(other(lambda: agreed(read)), expected)
     return agreed(read)
 
 

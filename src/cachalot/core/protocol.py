@@ -135,10 +135,8 @@ def read(keys: Keys, open_entry: OpenEntry, draw: Draw) -> Steps:
     :returns: a generator of steps that returns an :class:`Answer`.
     """
     got = yield GetMany(_asked(keys))
-    answer = _judge(keys, got, open_entry)
-    if answer is not None:
-        return answer
-    return (yield from _create_tokens(keys, got, draw))
+    answer = _judge(keys, got, open_entry) or (yield from _create_tokens(keys, got, draw))
+    return (yield from _unless_lagging(keys, answer))
 
 
 def read_in_snapshot(keys: Keys, clock: str, open_entry: OpenEntry, draw: Draw) -> Steps:
@@ -154,15 +152,26 @@ def read_in_snapshot(keys: Keys, clock: str, open_entry: OpenEntry, draw: Draw) 
         return Answer(Found.SNAPSHOT)
     answer = _judge(keys, got, open_entry)
     if answer is not None:
-        return answer
+        return (yield from _unless_lagging(keys, answer))
     # For those who come later: nothing may be stored under tokens that are younger than this snapshot.
     yield from _create_tokens(keys, got, draw)
     return Answer(Found.SNAPSHOT)
 
 
 def _asked(keys: Keys) -> tuple[str, ...]:
-    entry = () if keys.entry is None else (keys.entry,)
-    return (*entry, *keys.holds, *keys.tags)
+    return keys.tags if keys.entry is None else (keys.entry, *keys.tags)
+
+
+def _unless_lagging(keys: Keys, answer: Answer) -> Steps:
+    """Let nothing be stored that a replica may have answered without the last write.
+
+    DONE sets the holds before the tokens. So who has read the new token, and reads the holds after it, sees
+    them.
+    """
+    if not keys.holds or answer.stamp is None or answer.found is Found.HIT:
+        return answer
+    held = yield GetMany(keys.holds)
+    return Answer(Found.LAGGING) if held else answer
 
 
 def _judge(keys: Keys, got: dict[str, Any], open_entry: OpenEntry) -> Answer | None:
@@ -173,13 +182,7 @@ def _judge(keys: Keys, got: dict[str, Any], open_entry: OpenEntry) -> Answer | N
     texts = [token for token in tokens if isinstance(token, str)]
     if len(texts) != len(tokens):
         return None
-    answer = _compare(keys, got, stamp(keys.tags, texts), open_entry)
-    if answer.found is not Found.HIT and any(key in got for key in keys.holds):
-        return Answer(Found.LAGGING)
-    return answer
-
-
-def _compare(keys: Keys, got: dict[str, Any], now: bytes, open_entry: OpenEntry) -> Answer:
+    now = stamp(keys.tags, texts)
     value = None if keys.entry is None else got.get(keys.entry)
     if value is None:
         return Answer(Found.NEW, stamp=now)
@@ -202,14 +205,13 @@ def _create_tokens(keys: Keys, got: dict[str, Any], draw: Draw) -> Steps:
             continue
         token = CREATED + draw()
         if value is not None:
-            # Not ours: a new token is an invalidation, which is always allowed, and ends the tag's illness.
-            yield SetMany(((key, token),), Lifetime.STATE)
+            # Not ours. A mark of our own ends the illness when its lease does; a token would erase the mark
+            # that a writer may have set since, and that writer may die.
+            yield SetMany(((key, MARK + draw()),), Lifetime.LEASE)
             return Answer(Found.RACED)
         if not (yield Add(key, token, Lifetime.STATE)):
             return Answer(Found.RACED)
         tokens.append(token)
-    if any(key in got for key in keys.holds):
-        return Answer(Found.LAGGING)
     return Answer(Found.NEW, stamp=stamp(keys.tags, tokens))
 
 

@@ -232,7 +232,7 @@ class QueryCache:
         except DecodeError as error:
             emit(CacheEvent("undecodable", str(error)))
             return Lookup(Decision.miss(Reason.UNDECODABLE), ticket=kept)
-        return Lookup(Decision.hit(), frames, answer.entry.saved_us / 1e6)
+        return Lookup(Decision.hit(), frames, answer.entry.saved_us / 1e6, kept)
 
     def keep(self, session: Session, ticket: Ticket, payload: bytes, seconds: float, config: Config) -> bool:
         """Keep the rows of a query.

@@ -161,6 +161,9 @@ class Guard:
             return
         with self._lock:
             for clock_key, keys in list(self._undelivered.items()):
+                # A question first: a server that is still away costs one call, also where errors are
+                # swallowed.
+                self.ask(GetMany((clock_key,)))
                 self._finish_bump(protocol.bump(WriteKeys(tuple(keys), clock_key), draw))
                 del self._undelivered[clock_key]
 

@@ -52,11 +52,12 @@ def note(cache: QueryCache, space: Namespace, effects: Effects) -> None:
             _known[cache.alias, space.registry] -= names
 
 
-def last_invalidation(cache: QueryCache, space: Namespace, tags: Iterable[tuple[Tag, str]]) -> float:
-    """Return when the newest of several tags was invalidated.
+def tokens_of_invalidations(
+    cache: QueryCache, space: Namespace, tags: Iterable[tuple[Tag, str]]
+) -> list[str]:
+    """Return the tokens of those tags that were ever invalidated.
 
     :param tags: tags and their keys.
-    :returns: seconds since the epoch by the clock of the writer, 0.0 if none of them ever was.
     :raises StoreAway: the cache does not answer.
     """
     pairs = list(tags)
@@ -71,7 +72,7 @@ def last_invalidation(cache: QueryCache, space: Namespace, tags: Iterable[tuple[
             token = None
         if token is not None:
             tokens.append(token)
-    return _joined(tokens)
+    return tokens
 
 
 def _read(keys: tuple[str, ...]) -> Any:
@@ -86,8 +87,11 @@ def _create(cache: QueryCache, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _joined(tokens: list[str]) -> float:
-    """Return the latest time; of several, one that changes with each, even if their clocks disagree."""
+def joined(tokens: list[str]) -> float:
+    """Return the latest time of some tokens, in seconds since 1970; 0.0 if there are none.
+
+    Of several, it is one that changes with each of them, even if the clocks that made them disagree.
+    """
     times = [drawn_at(token) for token in tokens]
     if len(times) <= 1:
         return times[0] if times else 0.0

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.params import UnencodableParameter, encode_param, encode_params
+from cachalot.analysis.rawsql import Kind
 from cachalot.core.keys import Namespace, digest
 from cachalot.core.tags import NOTHING, Effects, Tag
 from cachalot.engine.identity import entry_identity, namespace, primary_of
@@ -109,6 +110,8 @@ class Transaction:
         ``clock_read``.
     :param pinned: whether a statement has fixed the snapshot.
     :param serial: grows with every write and rollback.
+    :param real: whether the database itself has begun it.
+    :param began_with: name of the savepoint that began it, in SQLite.
     """
 
     frames: list[Frame]
@@ -117,6 +120,8 @@ class Transaction:
     clock_read: bool = False
     pinned: bool = False
     serial: int = 0
+    real: bool = True
+    began_with: str | None = None
 
     def effects(self) -> Effects:
         """Return everything written so far and not rolled back."""
@@ -134,6 +139,12 @@ class Transaction:
         """Forget own results that ``effects`` touch, and those that are being read at this moment."""
         self.serial += 1
         self.local = {key: one for key, one in self.local.items() if not effects.touches(one.tags)}
+
+    def become_real(self) -> None:
+        """Note that the database has begun it since it was last asked: its snapshot is not known."""
+        self.real = self.clock_read = True
+        self.clock = None
+        self.local = {}
 
     def keep(self, key: bytes, result: LocalResult) -> None:
         """Keep a result for this transaction, within bounds."""
@@ -275,13 +286,20 @@ class Session:
         connection = self.connection
         inside = connection.in_atomic_block or self._raw or self._autocommit_off
         if not inside and connection.connection is not None:
-            inside = not connection.autocommit
+            inside = not connection.autocommit or getattr(connection.connection, "in_transaction", False)
         if not inside:
             self._transaction = None
             return None
+        real = self._begun()
         if self._transaction is None:
-            self._transaction = Transaction([Frame("", self._settings)])
+            self._transaction = Transaction([Frame("", self._settings)], real=real)
+        elif real and not self._transaction.real:
+            self._transaction.become_real()
         return self._transaction
+
+    def _begun(self) -> bool:
+        """Return whether the database itself is in a transaction; SQLite begins one at the first write."""
+        return bool(getattr(self.connection.connection, "in_transaction", True))
 
     def broken(self) -> bool:
         """Return whether Django would refuse the next statement, or has to connect into a transaction."""
@@ -357,11 +375,30 @@ class Session:
             self._settings = self._transaction.frames[0].settings
         self.ended()
 
-    def savepoint(self, name: str) -> None:
-        """Note a savepoint."""
+    def outside(self) -> bool:
+        """Return whether a SAVEPOINT sent now would begin a transaction, as it does in SQLite."""
+        return self.connection.vendor == "sqlite" and not self._begun()
+
+    def savepoint(self, name: str, *, begins: bool) -> None:
+        """Note a savepoint.
+
+        :param begins: whether it has begun the transaction.
+        """
         transaction = self.transaction()
         if transaction is not None:
+            if begins:
+                transaction.began_with = name
             transaction.frames.append(Frame(name, self._settings))
+
+    def begun_by(self, statement: Statement) -> bool:
+        """Return whether a statement releases the savepoint that began the transaction, and so commits it.
+
+        In SQLite a SAVEPOINT outside of a transaction begins one (manual, SAVEPOINT, 1).
+        """
+        if statement.kind is not Kind.RELEASE or self.connection.vendor != "sqlite":
+            return False
+        transaction = self.transaction()
+        return transaction is not None and transaction.began_with == statement.name
 
     def release(self, name: str) -> None:
         """Note that a savepoint was released: what was written since belongs to the level below."""

@@ -84,23 +84,37 @@ def run_raw(session: Session, sql: str | None, execute: Execute, params: Any = N
     :param execute: runs it.
     :param params: its parameters, for settings of the session.
     """
-    vendor = session.connection.vendor
-    statements = _UNKNOWN if sql is None else analyse(sql, vendor)
+    statements = _UNKNOWN if sql is None else analyse(sql, session.connection.vendor)
     cache = query_cache(current().cache)
     if cache is None:
         return execute()
     _before(session, statements, sql or "")
-    if len(statements) == 1 and statements[0].kind in _EDGES:
-        return _run_edge(session, cache, statements[0], execute, fixes=_fixes(sql or ""))
-    if vendor == "mysql" and any(_commits(one) for one in statements):
-        return _run_commit(session, cache, statements, sql or "", execute)
+    try:
+        return _run(session, cache, statements, sql or "", execute, params)
+    finally:
+        if session.transaction() is None:
+            announce(session)
+
+
+def _run(
+    session: Session,
+    cache: QueryCache,
+    statements: tuple[Statement, ...],
+    sql: str,
+    execute: Execute,
+    params: Any,
+) -> Any:
+    single = statements[0] if len(statements) == 1 else None
+    if single is not None and (single.kind in _EDGES or session.begun_by(single)):
+        return _run_edge(session, cache, single, execute, fixes=_fixes(sql))
+    if session.connection.vendor == "mysql" and any(_commits(one) for one in statements):
+        return _run_commit(session, cache, statements, sql, execute)
     effects = _effects(session, statements)
-    if any(one.kind in _EDGES for one in statements):
+    if any(one.kind in _EDGES or session.begun_by(one) for one in statements):
         return _run_mixed(session, cache, statements, effects, execute)
+    outside = session.outside()
     result = _run_write(session, cache, statements, effects, execute) if effects else execute()
-    _after(session, statements, sql or "", params)
-    if session.transaction() is None:
-        announce(session)
+    _after(session, statements, sql, params, outside=outside)
     return result
 
 
@@ -182,7 +196,7 @@ def _run_edge(
     session: Session, cache: QueryCache, statement: Statement, execute: Execute, *, fixes: bool
 ) -> Any:
     """Run BEGIN, COMMIT, ROLLBACK or PREPARE TRANSACTION sent as a statement."""
-    if statement.kind is Kind.COMMIT:
+    if statement.kind is Kind.COMMIT or session.begun_by(statement):
         result = cache.commit(session, execute)
     elif statement.kind is Kind.BEGIN and session.connection.vendor == "mysql":
         result = cache.commit(session, execute)
@@ -218,7 +232,7 @@ def _run_mixed(
     for statement in statements:
         if statement.kind is Kind.BEGIN:
             session.begun()
-        elif statement.kind in _EDGES:
+        elif statement.kind in _EDGES or session.begun_by(statement):
             session.ended()
     still = session.transaction()
     if still is not None:
@@ -227,7 +241,9 @@ def _run_mixed(
     return result
 
 
-def _after(session: Session, statements: tuple[Statement, ...], sql: str, params: Any) -> None:
+def _after(
+    session: Session, statements: tuple[Statement, ...], sql: str, params: Any, *, outside: bool
+) -> None:
     for statement in statements:
         kind = statement.kind
         if kind is Kind.CONTEXT:
@@ -237,7 +253,7 @@ def _after(session: Session, statements: tuple[Statement, ...], sql: str, params
         elif kind is Kind.ISOLATION:
             session.level_changed(statement.isolation)
         elif kind is Kind.SAVEPOINT:
-            session.savepoint(statement.name)
+            session.savepoint(statement.name, begins=outside)
         elif kind is Kind.RELEASE:
             session.release(statement.name)
         elif kind is Kind.ROLLBACK_TO:

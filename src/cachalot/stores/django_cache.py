@@ -31,27 +31,34 @@ STATE_SECONDS = 30 * 24 * 3600
 SLOW_SECONDS = 0.2
 """An empty answer that took longer than this, from a backend that swallows errors, is a time-out."""
 
-_RAISING = frozenset(
+_USED = ("get", "get_many", "set", "set_many", "add", "delete")
+_PLAIN_MODULES = frozenset(
     {
-        "django.core.cache.backends.locmem.LocMemCache",
-        "django.core.cache.backends.filebased.FileBasedCache",
-        "django.core.cache.backends.redis.RedisCache",
+        "django.core.cache.backends.base",
+        "django.core.cache.backends.locmem",
+        "django.core.cache.backends.filebased",
+        "django.core.cache.backends.redis",
+        "django_redis.client.default",
+        "django_redis.client.sentinel",
     }
 )
-_ORDERED = frozenset(
-    {
-        "django.core.cache.backends.locmem.LocMemCache",
-        "django.core.cache.backends.filebased.FileBasedCache",
-        "django.core.cache.backends.redis.RedisCache",
-        "django_redis.cache.RedisCache",
-    }
-)
+"""Where the methods are written that raise what goes wrong and write several values in their order."""
+
 _LOCAL = "django.core.cache.backends.locmem.LocMemCache"
 
 
 def _names(cache: BaseCache) -> set[str]:
     """Return the dotted names of the classes of ``cache``: a subclass is judged by what it is made of."""
     return {f"{cls.__module__}.{cls.__qualname__}" for cls in type(cache).__mro__}
+
+
+def _plain(owner: Any) -> bool:
+    """Return whether all methods that are used come from modules whose behaviour is known.
+
+    A subclass that overrides one of them may swallow errors, whatever it is made of.
+    """
+    modules = {getattr(getattr(type(owner), name, None), "__module__", "") for name in _USED}
+    return modules <= _PLAIN_MODULES
 
 
 def fit(cache: BaseCache) -> bool:
@@ -77,8 +84,7 @@ class DjangoCacheStore:
         self.fit = fit(cache)
         self.local = _LOCAL in names
         self._django_redis = "django_redis.cache.RedisCache" in names
-        self._raising = self._django_redis or bool(names & _RAISING)
-        self._ordered = bool(names & _ORDERED)
+        self._plain = _plain(getattr(cache, "client", None) if self._django_redis else cache)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values of those ``keys`` that are present; see :class:`~cachalot.stores.base.Store`."""
@@ -86,13 +92,13 @@ class DjangoCacheStore:
         got = self._call("get_many", list(keys))
         if not isinstance(got, dict):
             raise StoreAway(f"get_many of the cache {self.alias!r} returned {got!r}")
-        if not got and not self._raising and time.monotonic() - started > SLOW_SECONDS:
+        if not got and not self._plain and time.monotonic() - started > SLOW_SECONDS:
             raise StoreAway(f"the cache {self.alias!r} returned nothing, and slowly")
         return got
 
     def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Lifetime) -> None:
         """Write all ``values``; see :class:`~cachalot.stores.base.Store`."""
-        if not self._ordered and len(values) > 1 and lifetime is Lifetime.STATE:
+        if not self._plain and len(values) > 1 and lifetime is Lifetime.STATE:
             self._set(dict(values[:1]), lifetime)
             values = values[1:]
         self._set(dict(values), lifetime)
@@ -101,7 +107,7 @@ class DjangoCacheStore:
         """Write ``value`` if ``key`` is absent; see :class:`~cachalot.stores.base.Store`."""
         if self._call("add", key, value, timeout=self._seconds(lifetime)):
             return True
-        if not self._raising and self._call("get", key) is None:
+        if not self._plain and self._call("get", key) is None:
             raise StoreAway(f"the cache {self.alias!r} neither has {key} nor takes it")
         return False
 
@@ -110,14 +116,13 @@ class DjangoCacheStore:
         if failed:
             error = StoreRefused if lifetime is Lifetime.ENTRY else StoreAway
             raise error(f"the cache {self.alias!r} did not take {failed!r}")
-        if lifetime is not Lifetime.ENTRY and not self._raising:
+        if lifetime is not Lifetime.ENTRY and not self._plain:
             self._verify(values)
 
     def _verify(self, values: dict[str, Any]) -> None:
         """Make sure that what was written is there; a second try tells another writer from a lost value."""
         for last in (False, True):
-            got = self._call("get_many", list(values))
-            seen = got if isinstance(got, dict) else {}
+            seen = self.get_many(list(values))
             values = {k: v for k, v in values.items() if seen.get(k) != v and not is_mark(seen.get(k))}
             if not values:
                 return

@@ -1,0 +1,231 @@
+"""What every store must do, whatever cache is behind it.
+
+A subject is a class that derives from :class:`StoreContract` and says how its cache is configured::
+
+    class TestLocMemStore(StoreContract):
+        backend = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pytest
+from django.core.cache import caches
+from django.test import override_settings
+
+from cachalot.core.steps import Add, GetMany, Lifetime, SetMany
+from cachalot.engine.guard import Guard
+from cachalot.stores.base import StoreAway, StoreError
+from cachalot.stores.django_cache import DjangoCacheStore
+from tests.servers import SERVERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from cachalot.stores.base import Store
+    from tests.servers import Server
+
+#: The alias under which a subject is configured; ``default`` belongs to the pair under test.
+ALIAS = "subject"
+THREADS = 8
+KEY = "c3:contract:{}".format
+#: Seconds. memcached counts in whole ones, and its own second may have begun before ours.
+SHORT = 1
+LATE = 2.2
+
+
+class StoreContract:
+    """The laws of a store.
+
+    :cvar backend: the entry of ``CACHES``; ``{address}`` in its location stands for that of the server.
+    :cvar server: name of its server in ``tests.servers``; empty if it has none.
+    :cvar largest: bytes of a value that its server refuses; 0 if it takes any.
+    """
+
+    backend: ClassVar[dict[str, Any]]
+    server: ClassVar[str] = ""
+    largest: ClassVar[int] = 0
+
+    def location(self, server: Server | None) -> str:
+        """Return the ``LOCATION`` of the cache."""
+        return "" if server is None else server.address
+
+    @pytest.fixture
+    def process(self) -> Iterator[Server | None]:
+        """The private server of this test, which it may stop."""
+        if not self.server:
+            yield None
+            return
+        if not SERVERS[self.server].available():
+            pytest.skip(f"not installed: {self.server}")
+        with SERVERS[self.server]() as started:
+            yield started
+
+    @pytest.fixture
+    def configured(self, process: Server | None, settings: Any, tmp_path: Any) -> Iterator[None]:
+        """The cache under its alias, with short lives."""
+        location = self.location(process) or str(tmp_path)
+        entry = {**self.backend, "LOCATION": location}
+        with override_settings(
+            CACHES={**settings.CACHES, ALIAS: entry}, CACHALOT_LEASE=SHORT, CACHALOT_TIMEOUT=SHORT
+        ):
+            yield
+            caches[ALIAS].close()
+
+    @pytest.fixture
+    def store(self, configured: None) -> Store:
+        """The subject."""
+        return DjangoCacheStore(ALIAS)
+
+    # Reading and writing.
+
+    def test_only_what_is_present_is_returned(self, store: Store) -> None:
+        """get_many leaves out what is absent; it does not map it to None."""
+        store.set_many([(KEY("a"), "1")], Lifetime.STATE)
+        assert store.get_many([KEY("a"), KEY("b")]) == {KEY("a"): "1"}
+        assert store.get_many([KEY("b")]) == {}
+
+    @pytest.mark.parametrize("value", ["", "text", "ü€😀\n\t", "!mark", b"", b"\x00\xff\n", b"x" * 5000, b"1", "1"])
+    def test_value_comes_back_equal_in_type_and_content(self, store: Store, value: str | bytes) -> None:
+        """What was stored as bytes is bytes again, and a text is a text."""
+        store.set_many([(KEY("a"), value)], Lifetime.ENTRY)
+        got = store.get_many([KEY("a")])[KEY("a")]
+        assert got == value
+        assert type(got) is type(value)
+
+    @pytest.mark.parametrize("lifetime", [Lifetime.STATE, Lifetime.LEASE])
+    def test_several_values(self, store: Store, lifetime: Lifetime) -> None:
+        """set_many writes all of them, over what was there."""
+        store.set_many([(KEY("b"), "old")], Lifetime.STATE)
+        values = [(KEY(name), name) for name in "abcd"]
+        store.set_many(values, lifetime)
+        assert store.get_many([key for key, _value in values]) == dict(values)
+
+    def test_values_become_visible_in_their_order(self, store: Store) -> None:
+        """Who sees a later value of one set_many sees the first one as well: the clock is written before the tokens."""
+        first, second = KEY("first"), KEY("second")
+        store.set_many([(first, "0"), (second, "0")], Lifetime.STATE)
+        rounds = 60
+        ended = threading.Event()
+        wrong: list[tuple[str, str]] = []
+
+        def watch() -> None:
+            while not ended.is_set():
+                later = store.get_many([second])[second]
+                sooner = store.get_many([first])[first]
+                if int(sooner) < int(later):
+                    wrong.append((sooner, later))
+
+        with ThreadPoolExecutor(2) as threads:
+            watching = threads.submit(watch)
+            for number in range(1, rounds):
+                store.set_many([(first, str(number)), (second, str(number))], Lifetime.STATE)
+            ended.set()
+            watching.result()
+        assert not wrong
+
+    def test_add_writes_what_is_absent(self, store: Store) -> None:
+        """Add writes an absent key, says so, and leaves a present one as it is."""
+        assert store.add(KEY("a"), "1", Lifetime.STATE) is True
+        assert store.add(KEY("a"), "2", Lifetime.STATE) is False
+        assert store.get_many([KEY("a")]) == {KEY("a"): "1"}
+
+    def test_add_has_one_winner_among_threads(self, store: Store) -> None:
+        """Of several threads that add one key at the same moment exactly one has written it."""
+        for attempt in range(10):
+            start = threading.Barrier(THREADS)
+
+            def add(number: int, start: threading.Barrier = start, key: str = KEY(attempt)) -> bool:
+                start.wait()
+                return store.add(key, str(number), Lifetime.STATE)
+
+            with ThreadPoolExecutor(THREADS) as threads:
+                won = list(threads.map(add, range(THREADS)))
+            assert won.count(True) == 1
+            assert store.get_many([KEY(attempt)]) == {KEY(attempt): str(won.index(True))}
+
+    # Lives.
+
+    def test_leases_and_entries_end(self, store: Store) -> None:
+        """A lease and an entry are gone after their time, a token is not."""
+        store.set_many([(KEY("lease"), "!1")], Lifetime.LEASE)
+        store.set_many([(KEY("entry"), b"1")], Lifetime.ENTRY)
+        store.set_many([(KEY("state"), "1")], Lifetime.STATE)
+        keys = [KEY("lease"), KEY("entry"), KEY("state")]
+        time.sleep(LATE)
+        assert store.get_many(keys) == {KEY("state"): "1"}
+
+    def test_key_whose_lease_has_ended_can_be_added(self, store: Store) -> None:
+        """The end of a lease is absence."""
+        store.set_many([(KEY("a"), "!1")], Lifetime.LEASE)
+        time.sleep(LATE)
+        assert store.add(KEY("a"), "2", Lifetime.STATE) is True
+
+    # Refusals and absence.
+
+    def test_value_that_is_too_large(self, store: Store) -> None:
+        """A value that the server refuses is refused, and the cache is not taken to be away."""
+        if not self.largest:
+            pytest.skip("it takes values of any size")
+        guard = Guard(store)
+        value = b"\x00\xff" * (self.largest // 2 + 1)
+        assert guard.ask(SetMany(((KEY("a"), value),), Lifetime.ENTRY)) is False
+        assert not guard.closed()
+        assert guard.ask(Add(KEY("b"), "1", Lifetime.STATE)) is True
+        assert guard.ask(GetMany((KEY("a"), KEY("b")))) == {KEY("b"): "1"}
+
+    @pytest.mark.parametrize("lifetime", [Lifetime.STATE, Lifetime.LEASE])
+    def test_write_while_the_server_is_away(self, store: Store, process: Server | None, lifetime: Lifetime) -> None:
+        """A mark or a token that did not arrive is noticed."""
+        self.end(process, store)
+        with pytest.raises(StoreAway):
+            store.set_many([(KEY("a"), "1"), (KEY("b"), "2")], lifetime)
+
+    def test_entry_while_the_server_is_away(self, store: Store, process: Server | None) -> None:
+        """An entry that did not arrive is noticed as well; it may look refused."""
+        self.end(process, store)
+        with pytest.raises(StoreError):
+            store.set_many([(KEY("a"), b"1")], Lifetime.ENTRY)
+
+    def test_add_while_the_server_is_away(self, store: Store, process: Server | None) -> None:
+        """Add does not say that another one was first."""
+        self.end(process, store)
+        with pytest.raises(StoreAway):
+            store.add(KEY("a"), "1", Lifetime.STATE)
+
+    def test_read_while_the_server_is_away(self, store: Store, process: Server | None) -> None:
+        """A read finds nothing, or says that the server is away; it raises nothing else."""
+        self.end(process, store)
+        try:
+            assert store.get_many([KEY("a")]) == {}
+        except StoreAway:
+            return
+        assert not getattr(store, "_raising", False)
+
+    def test_server_that_comes_back(self, store: Store, process: Server | None) -> None:
+        """After a restart the store works again."""
+        self.end(process, store)
+        with pytest.raises(StoreAway):
+            store.set_many([(KEY("a"), "1")], Lifetime.STATE)
+        assert process is not None
+        process.restart(keep_data=False)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                store.set_many([(KEY("a"), "2")], Lifetime.STATE)
+                break
+            except StoreAway:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert store.get_many([KEY("a")]) == {KEY("a"): "2"}
+
+    def end(self, process: Server | None, store: Store) -> None:
+        """Take the server away from a connection that was in use."""
+        if process is None:
+            pytest.skip("it has no server")
+        store.get_many([KEY("a")])
+        process.kill()
