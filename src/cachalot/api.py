@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import ContextDecorator, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -107,11 +107,11 @@ def invalidate(
         transaction = session.transaction()
         if transaction is not None:
             transaction.note(effects)
-        pending = list(session.notices)
         for cache in _caches(cache_alias):
-            cache.invalidate(session, effects)
-        session.notices[:] = [*pending, effects]
-        announce(session)
+            cache.invalidate(session, effects, announced=False)
+        if transaction is None:
+            session.notices.append(effects)
+            announce(session)
 
 
 def get_last_invalidation(
@@ -215,30 +215,42 @@ class _Scope(ContextDecorator):
 
 def _stepwise(scope: Callable[[], _Scope], generator: Any) -> Generator[Any, Any, Any]:
     """Run each step of a generator inside a scope, and nothing of the caller's between two steps."""
-    answer: Any = None
+    step: Callable[[], Any] = functools.partial(next, generator)
     try:
         while True:
             with scope():
-                value = generator.send(answer)
-            answer = yield value
+                value = step()
+            try:
+                step = functools.partial(generator.send, (yield value))
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - for the generator to handle
+                step = functools.partial(generator.throw, error)
     except StopIteration as stop:
         return stop.value
     finally:
-        generator.close()
+        with scope():
+            generator.close()
 
 
-async def _stepwise_async(scope: Callable[[], _Scope], generator: Any) -> AsyncIterator[Any]:
+async def _stepwise_async(scope: Callable[[], _Scope], generator: Any) -> AsyncGenerator[Any, Any]:
     """Run each step of an asynchronous generator inside a scope, and nothing of the caller's between two."""
+    step: Callable[[], Any] = functools.partial(anext, generator)
     try:
         while True:
+            with scope():
+                value = await step()
             try:
-                with scope():
-                    value = await anext(generator)
-            except StopAsyncIteration:
-                return
-            yield value
+                step = functools.partial(generator.asend, (yield value))
+            except GeneratorExit:
+                raise
+            except BaseException as error:  # noqa: BLE001 - for the generator to handle
+                step = functools.partial(generator.athrow, error)
+    except StopAsyncIteration:
+        return
     finally:
-        await generator.aclose()
+        with scope():
+            await generator.aclose()
 
 
 class cachalot_disabled(_Scope):  # noqa: N801 - a kept name
@@ -311,7 +323,7 @@ def invalidation_deferred() -> Iterator[None]:
         yield
     finally:
         scopes.deferred.reset(token)
-        for alias, effects in collected.effects.values():
+        for alias, effects in collected.close():
             _deliver(alias, effects)
 
 

@@ -116,7 +116,7 @@ class FaultyCache(BaseCache):
 
 
 class FaultyLocMemCache(LocMemCache):
-    """The same by inheritance: one that the engine takes for a cache in memory, which never drops anything in silence."""
+    """The same by inheritance: the engine takes it for a cache in memory, which drops nothing in silence."""
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         def call() -> Any:

@@ -8,6 +8,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
+import pytest
 from django.core.cache import caches
 from django.db import connection, connections
 
@@ -74,6 +75,13 @@ def reasons(read: Callable[[], Any]) -> list[Any]:
     return [decision.reason for decision in seen.decisions]
 
 
+@contextmanager
+def ended_by(error: type[BaseException]) -> Iterator[None]:
+    """The block ends with an error, which goes no further."""
+    with pytest.raises(error):
+        yield
+
+
 # Moments.
 
 
@@ -100,6 +108,7 @@ class Once:
         self.reached = False
 
     def __call__(self) -> None:
+        """Make the call, unless it was made or another thread comes by."""
         if not self.reached and threading.get_ident() == self._thread:
             self.reached = True
             self._call()

@@ -1,7 +1,7 @@
 """The laws of a read as functions, and a small library of rows to read.
 
-A *read* is a callable without arguments that asks the ORM and returns what it got. Every function here runs it cached and
-uncached and compares both in value and in type, so that no test can pass with wrong rows.
+A *read* is a callable without arguments that asks the ORM and returns what it got. Every function here runs
+it cached and uncached and compares both in value and in type, so that no test can pass with wrong rows.
 """
 
 from __future__ import annotations
@@ -176,16 +176,15 @@ class Library:
     :ivar books: four, two of the first author.
     """
 
-    def __init__(self, using: str = "default") -> None:
-        db = {"using": using}
+    def __init__(self) -> None:
         self.authors = [
-            Author.objects.using(using).create(name=name, age=age)
+            Author.objects.create(name=name, age=age)
             for name, age in (("Ada", 36), ("Bob", None), ("Cy", 80))
         ]
-        self.tags = [Tag.objects.using(using).create(name=name) for name in ("red", "green", "blue")]
+        self.tags = [Tag.objects.create(name=name) for name in ("red", "green", "blue")]
         when = dt.datetime(2024, 2, 29, 23, 30, 1, 5, tzinfo=dt.timezone.utc)
         self.books = [
-            Book.objects.using(using).create(
+            Book.objects.create(
                 title=f"Book {number}",
                 author=self.authors[owner],
                 pages=100 * number,
@@ -200,15 +199,13 @@ class Library:
         ]
         self.books[0].tags.set(self.tags[:2])
         self.books[2].tags.set(self.tags[1:])
-        self.chapters = Chapter.objects.using(using).bulk_create(
+        self.chapters = Chapter.objects.bulk_create(
             Chapter(book=book, number=number, title=f"{book.title}/{number}")
             for book in self.books[:3]
             for number in (1, 2)
         )
-        self.bookmarks = [Bookmark.objects.create(book=book, page=7) for book in self.books] if using == "default" else []
-        if using == "default":
-            self._rest()
-        self.db = db
+        self.bookmarks = [Bookmark.objects.create(book=book, page=7) for book in self.books]
+        self._rest()
 
     def _rest(self) -> None:
         kind = ContentType.objects.get_for_model(Book)
@@ -238,7 +235,7 @@ class Library:
 
 
 class Cases:
-    """Many cases of one law in one test, each reported by its name: emptying the database costs more than a case."""
+    """Many cases of one law in one test, each reported by its name: to empty the database costs more."""
 
     def __init__(self) -> None:
         self._failed: dict[str, str] = {}
@@ -248,7 +245,7 @@ class Cases:
         """Run one case; a failure waits until all have run."""
         try:
             yield
-        except Exception as error:  # any error of a case is one of its name
+        except Exception as error:  # noqa: BLE001 - reported by the name of its case
             self._failed[name] = f"{type(error).__name__}: {error}"
 
     def check(self) -> None:

@@ -18,7 +18,18 @@ from tests.acceptance.shapes import (
     execute,
     new_number,
 )
-from tests.testapp.models import Author, Book, Bookmark, Category, Chapter, MixedCase, NullFK, Pizzeria, Place, Tag
+from tests.testapp.models import (
+    Author,
+    Book,
+    Bookmark,
+    Category,
+    Chapter,
+    MixedCase,
+    NullFK,
+    Pizzeria,
+    Place,
+    Tag,
+)
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -90,15 +101,14 @@ def test_delete_of_a_child_keeps_the_parents(family):
 
 
 def test_delete_through_the_orm_refreshes_what_django_deleted(library):
-    """Django's own cascades are writes like others: deleted, emptied, and the links of many-to-many relations."""
-
+    """Django's own cascades are writes like others: rows deleted, columns emptied, links removed."""
     reads = {
-        "books": lambda: Book.objects.all(),
-        "chapters": lambda: Chapter.objects.all(),
+        "books": Book.objects.all,
+        "chapters": Chapter.objects.all,
         "bookmarks": lambda: Bookmark.objects.order_by("pk"),
         "emptied": lambda: NullFK.objects.order_by("pk"),
-        "links": lambda: library.tags[0].books.all(),
-        "authors": lambda: Author.objects.all(),
+        "links": library.tags[0].books.all,
+        "authors": Author.objects.all,
     }
     for read in reads.values():
         assert_cached(read)
@@ -112,7 +122,7 @@ def test_delete_through_the_orm_refreshes_what_django_deleted(library):
 
 def test_delete_of_a_tree_refreshes_its_branches(library):
     """A table that points to itself."""
-    assert_refreshed_by(lambda: Category.objects.count(), lambda: Category.objects.get(name="top").delete())
+    assert_refreshed_by(Category.objects.count, lambda: Category.objects.get(name="top").delete())
 
 
 def test_write_of_a_child_table_refreshes_its_parent_tables(library):
@@ -131,7 +141,7 @@ def test_write_of_a_child_table_refreshes_its_parent_tables(library):
 @pytest.mark.skipif(django.VERSION < (5, 0), reason="GeneratedField came with Django 5.0")
 @override_settings(CACHALOT_INVALIDATE_RAW=False)
 def test_save_refreshes_what_the_database_computes(library):
-    """A generated column is read anew after a save, also one that answers with RETURNING, and without raw invalidation."""
+    """A generated column is read anew after a save, one with RETURNING too, and without raw invalidation."""
     from tests.testapp.models import Rectangle
 
     rectangle = Rectangle.objects.get()
@@ -151,18 +161,26 @@ def test_save_refreshes_what_the_database_computes(library):
 
 TRIGGERS = {
     "sqlite": [
-        "CREATE TRIGGER count_bookmarks AFTER INSERT ON testapp_bookmark BEGIN "
-        'UPDATE "TestApp_MixedCase" SET value = value + 1; END',
+        (
+            "CREATE TRIGGER count_bookmarks AFTER INSERT ON testapp_bookmark BEGIN "
+            'UPDATE "TestApp_MixedCase" SET value = value + 1; END'
+        ),
     ],
     "mysql": [
-        "CREATE TRIGGER count_bookmarks AFTER INSERT ON testapp_bookmark FOR EACH ROW "
-        "UPDATE `TestApp_MixedCase` SET value = value + 1",
+        (
+            "CREATE TRIGGER count_bookmarks AFTER INSERT ON testapp_bookmark FOR EACH ROW "
+            "UPDATE `TestApp_MixedCase` SET value = value + 1"
+        ),
     ],
     "postgresql": [
-        "CREATE FUNCTION count_bookmarks() RETURNS trigger LANGUAGE plpgsql AS "
-        '$$ BEGIN UPDATE "TestApp_MixedCase" SET value = value + 1; RETURN NEW; END $$',
-        "CREATE TRIGGER count_bookmarks AFTER INSERT ON testapp_bookmark FOR EACH ROW "
-        "EXECUTE FUNCTION count_bookmarks()",
+        (
+            "CREATE FUNCTION count_bookmarks() RETURNS trigger LANGUAGE plpgsql AS "
+            '$$ BEGIN UPDATE "TestApp_MixedCase" SET value = value + 1; RETURN NEW; END $$'
+        ),
+        (
+            "CREATE TRIGGER count_bookmarks AFTER INSERT ON testapp_bookmark FOR EACH ROW "
+            "EXECUTE FUNCTION count_bookmarks()"
+        ),
     ],
 }
 

@@ -1,7 +1,7 @@
 """Every shape of expression: each table in the statement is a dependency, and no other table is.
 
-A dependency that hides in a nested expression is where a query cache goes stale for ever; one too many is where it is cold
-for ever.
+A dependency that hides in a nested expression is where a query cache goes stale for ever; one too many is
+where it is cold for ever.
 """
 
 from __future__ import annotations
@@ -148,12 +148,14 @@ def two_levels_up():
 def having_subquery():
     """A subquery in HAVING."""
     least = NullFK.objects.filter(author=OuterRef("pk")).values("author").annotate(n=Count("pk")).values("n")
-    return Author.objects.annotate(books_written=Count("books")).filter(books_written__gt=Coalesce(Subquery(least), 0))
+    return Author.objects.annotate(books_written=Count("books")).filter(
+        books_written__gt=Coalesce(Subquery(least), 0)
+    )
 
 
 #: Name of the shape: the read, and the models whose tables are in its statements.
 SHAPES = {
-    "plain list": (lambda: Author.objects.all(), {Author}),
+    "plain list": (Author.objects.all, {Author}),
     "coalesced subquery": (
         lambda: Author.objects.annotate(
             title=Coalesce(Subquery(books_of_author().order_by("pk").values("title")[:1]), Value("none"))
@@ -172,11 +174,15 @@ SHAPES = {
         {Book, BookTag, Tag},
     ),
     "case when exists": (
-        lambda: Author.objects.annotate(writes=Case(When(Exists(books_of_author()), then=Value(1)), default=Value(0))),
+        lambda: Author.objects.annotate(
+            writes=Case(When(Exists(books_of_author()), then=Value(1)), default=Value(0))
+        ),
         {Author, Book},
     ),
     "order by subquery": (
-        lambda: Author.objects.order_by(Subquery(books_of_author().order_by("-pages").values("pages")[:1]), "pk"),
+        lambda: Author.objects.order_by(
+            Subquery(books_of_author().order_by("-pages").values("pages")[:1]), "pk"
+        ),
         {Author, Book},
     ),
     "order by case over a relation": (
@@ -195,7 +201,9 @@ SHAPES = {
         {Book, Author},
     ),
     "filter over a window": (
-        lambda: Chapter.objects.annotate(rank=Window(Rank(), order_by=F("book__pages").desc())).filter(rank__lte=2),
+        lambda: Chapter.objects.annotate(rank=Window(Rank(), order_by=F("book__pages").desc())).filter(
+            rank__lte=2
+        ),
         {Chapter, Book},
     ),
     "filtered relation": (
@@ -260,9 +268,17 @@ SHAPES = {
     "select related": (lambda: Chapter.objects.select_related("book__author"), {Chapter, Book, Author}),
     "in bulk": (lambda: Tag.objects.in_bulk(["red", "blue"], field_name="name"), {Tag}),
     "dates": (lambda: Book.objects.dates("published", "year"), {Book}),
-    "datetimes": (lambda: Book.objects.filter(author__age__gt=1).datetimes("created", "month"), {Book, Author}),
+    "datetimes": (
+        lambda: Book.objects.filter(author__age__gt=1).datetimes("created", "month"),
+        {Book, Author},
+    ),
     "truncated and grouped": (
-        lambda: Book.objects.annotate(m=TruncMonth("created")).values("m").annotate(n=Count("chapters")).order_by("m"),
+        lambda: (
+            Book.objects.annotate(m=TruncMonth("created"))
+            .values("m")
+            .annotate(n=Count("chapters"))
+            .order_by("m")
+        ),
         {Book, Chapter},
     ),
     "exists": (lambda: Book.objects.filter(tags__name="red").exists(), {Book, BookTag, Tag}),
@@ -291,7 +307,9 @@ SHAPES = {
     ),
     "excluded many to many": (lambda: Book.objects.exclude(tags__name="red"), {Book, BookTag, Tag}),
     "column of a relation in a function": (
-        lambda: Book.objects.annotate(by=Concat(Lower("author__name"), Value(": "), "title")).values_list("by"),
+        lambda: Book.objects.annotate(by=Concat(Lower("author__name"), Value(": "), "title")).values_list(
+            "by"
+        ),
         {Book, Author},
     ),
     "column compared with one of a relation": (
@@ -307,7 +325,9 @@ SHAPES = {
         {Author, Book},
     ),
     "key of a json column": (
-        lambda: Book.objects.filter(meta__n__gt=1, author__name__startswith="A").values_list("meta__list", flat=True),
+        lambda: Book.objects.filter(meta__n__gt=1, author__name__startswith="A").values_list(
+            "meta__list", flat=True
+        ),
         {Book, Author},
     ),
 }
@@ -323,7 +343,9 @@ if Seat is not None:
 
 def possible(name):
     """Whether the database can do it."""
-    return name not in {"intersection", "difference"} or getattr(connection.features, f"supports_select_{name}")
+    return name not in {"intersection", "difference"} or getattr(
+        connection.features, f"supports_select_{name}"
+    )
 
 
 @pytest.fixture
@@ -341,13 +363,15 @@ def test_shapes_depend_on_the_tables_of_their_statements(shapes):
         with cases.case(name):
             with cachalot_disabled():
                 _, statements = run(read)
-            found = {model for model in COLUMNS if model and any(table_of(model) in sql for sql in statements)}
+            found = {
+                model for model in COLUMNS if model and any(table_of(model) in sql for sql in statements)
+            }
             assert found == models
     cases.check()
 
 
 def test_write_to_any_table_of_the_statement_refreshes(shapes):
-    """A committed write to any table in the statement ends the result, through the ORM and through a cursor."""
+    """A committed write to any table in the statement ends the result, by the ORM and by a cursor."""
     cases = Cases()
     for name, read, models in shapes:
         for model in sorted(models, key=lambda model: model.__name__):
@@ -358,7 +382,7 @@ def test_write_to_any_table_of_the_statement_refreshes(shapes):
 
 
 def test_write_to_any_other_table_costs_nothing(shapes):
-    """A write to a table that is not in the statement keeps the result, also where one name begins with the other."""
+    """A write to a table that is not in the statement keeps the result, also where names begin alike."""
     cases = Cases()
     for name, read, models in shapes:
         # A new value for the through table is a new row in the table of tags.
@@ -395,12 +419,15 @@ def test_array_of_a_subquery_refreshes(library):
 
 
 def test_rows_added_and_removed_refresh_every_shape(shapes):
-    """Not only a changed row: one that comes and one that goes change the result of every shape that reads books."""
+    """Not only a changed row: one that comes and one that goes change what every shape of books shows."""
     reads = [read for _, read, models in shapes if Book in models]
     for read in reads:
         assert_cached(read)
     added = Book.objects.create(
-        title="New", author=Author.objects.first(), pages=50, published=dt.date(2030, 1, 1),
+        title="New",
+        author=Author.objects.first(),
+        pages=50,
+        published=dt.date(2030, 1, 1),
         created=dt.datetime(2030, 1, 1, tzinfo=dt.timezone.utc),
     )
     for read in reads:

@@ -38,7 +38,7 @@ both_databases = pytest.mark.django_db(transaction=True, databases=["default", "
 
 
 def names():
-    """Whose rows are these?"""
+    """Say whose rows these are."""
     return [author.name for author in Author.objects.all()]
 
 
@@ -75,7 +75,7 @@ def test_search_path_decides_whose_rows_are_read(schemas):
     execute("RESET search_path")
     assert assert_hit(names) == shared
     execute("SET search_path TO tenant_a, public")
-    execute("DISCARD ALL") if not settings.TEST_DB == "psycopg2" else execute("RESET ALL")
+    execute("DISCARD ALL") if settings.TEST_DB != "psycopg2" else execute("RESET ALL")
     assert assert_true(names) == shared
 
 
@@ -107,7 +107,7 @@ def test_setting_of_a_transaction_ends_with_it(schemas):
             transaction.set_rollback(True)
         assert assert_true(names) == shared
     with transaction.atomic():
-        with pytest.raises(ZeroDivisionError), transaction.atomic():
+        with pytest.raises(ZeroDivisionError), transaction.atomic():  # noqa: PT012 - its end is what is tested
             execute("SET search_path TO tenant_b, public")
             assert names() == ["tenant_b"]
             raise ZeroDivisionError
@@ -166,7 +166,7 @@ def key_context(_connection):
 
 @pytest.fixture
 def row_level_security(reader):
-    """Each user sees the author of the same age; the connection is told who the user is where no one looks."""
+    """Each user sees the author of the same age; the connection is told who it is where no one looks."""
     execute("DROP POLICY only_bob ON testapp_author")
     execute(
         f"CREATE POLICY only_bob ON testapp_author FOR SELECT TO {reader} "
@@ -211,6 +211,22 @@ def test_setting_of_the_application_keeps_users_apart(row_level_security):
         assert_true(names)
 
 
+@postgresql
+def test_setting_of_the_session_ends_no_result(library):
+    """A project that sets something at the beginning of each request does not flush its cache with it."""
+    for statement in (
+        "SELECT set_config('app.uid', '1', false)",
+        "SELECT pg_catalog.set_config('app.uid', '1', true)",
+        "SET app.uid = '1'",
+        "RESET app.uid",
+    ):
+        assert_cached(names)
+        with transaction.atomic():
+            execute(statement)
+            transaction.set_rollback(True)
+        assert_hit(names)
+
+
 @override_settings(CACHALOT_KEY_CONTEXT=lambda _connection: object())
 def test_key_context_that_cannot_be_a_key_is_not_cached(library):
     """A value that has no bytes would put all users under one key."""
@@ -253,7 +269,9 @@ class Tenant:
 
     def __init__(self, schema):
         connection.schema_name = schema
-        execute_driver(f"SET search_path = {schema}, public" if schema != "public" else "SET search_path = public")
+        execute_driver(
+            f"SET search_path = {schema}, public" if schema != "public" else "SET search_path = public"
+        )
 
 
 @pytest.fixture
@@ -298,7 +316,11 @@ def test_time_zone_of_the_session_is_part_of_the_key(library):
         return list(Book.objects.annotate(t=Cast("created", models.CharField())).values_list("t", flat=True))
 
     utc = assert_cached(texts)
-    for statement in ("SET TIME ZONE 'Asia/Tokyo'", "SET timezone TO 'America/Lima'", "SET LOCAL TIME ZONE 'Asia/Kabul'"):
+    for statement in (
+        "SET TIME ZONE 'Asia/Tokyo'",
+        "SET timezone TO 'America/Lima'",
+        "SET LOCAL TIME ZONE 'Asia/Kabul'",
+    ):
         with transaction.atomic():
             execute(statement)
             assert assert_true(texts) != utc
@@ -331,7 +353,9 @@ def test_settings_of_mysql_are_part_of_the_key(library):
     """The zone, the SQL mode and the database of a session change what the same statement means."""
 
     def moment():
-        return list(Author.objects.annotate(t=Func("id", function="FROM_UNIXTIME", output_field=models.TextField())))
+        return list(
+            Author.objects.annotate(t=Func("id", function="FROM_UNIXTIME", output_field=models.TextField()))
+        )
 
     def texts():
         return [str(author.t) for author in moment()]
@@ -394,7 +418,7 @@ def test_temporary_table_hides_the_one_that_was_cached(library):
 
 @postgresql
 def test_handler_of_new_connections_decides_whose_rows_are_read(schemas):
-    """A project may SET something whenever it connects; the reads of such a connection have keys of their own."""
+    """A project may SET something whenever it connects; reads of such a connection have keys of their own."""
     shared = assert_cached(names)
 
     def handler(connection, **kwargs):
@@ -420,7 +444,7 @@ def test_handler_of_new_connections_decides_whose_rows_are_read(schemas):
 
 @postgresql
 def test_closed_connection_with_a_handler_is_not_answered_with_rows_of_others(schemas):
-    """A process whose connections SET something must not take, before it connects, what another process stored."""
+    """A process that will SET something must not take, before it connects, what another process stored."""
     assert_cached(names)
 
     def handler(connection, **kwargs):
@@ -485,7 +509,12 @@ def test_two_users_of_one_server_do_not_share_results(library, twin):
 
 def test_cases_are_all_different(library):
     """What the keys are made of, once over: text, parameters, alias and shape."""
-    reads = [Author.objects.all(), Author.objects.filter(age=1), Author.objects.filter(age=2), Tag.objects.all()]
+    reads = [
+        Author.objects.all(),
+        Author.objects.filter(age=1),
+        Author.objects.filter(age=2),
+        Tag.objects.all(),
+    ]
     keys = [explain(read).key for read in reads]
     for one, two in itertools.combinations(keys, 2):
         assert one != two

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 def test_login_keeps_what_belongs_to_the_user(library):
-    """A new ``last_login`` leaves reads by the key of the user alone: Django trims the join, so does the dependency."""
+    """A new ``last_login`` leaves reads by the key of the user: Django trims the join, and so do we."""
     user = User.objects.create(username="ada")
     group = Group.objects.create(name="editors")
     kind = ContentType.objects.get_for_model(Book)
@@ -36,12 +36,14 @@ def test_login_keeps_what_belongs_to_the_user(library):
     reads = {
         "groups of the user": lambda: Group.objects.filter(user=user.pk),
         "prefetched permissions": lambda: Group.objects.prefetch_related("permissions"),
-        "through the manager": lambda: user.groups.all(),
+        "through the manager": user.groups.all,
     }
     cases = Cases()
     for name, read in reads.items():
         with cases.case(name):
-            assert_kept_through(read, lambda: User.objects.filter(pk=user.pk).update(last_login=timezone.now()))
+            assert_kept_through(
+                read, lambda: User.objects.filter(pk=user.pk).update(last_login=timezone.now())
+            )
     cases.check()
 
 
@@ -55,7 +57,7 @@ def test_write_to_the_owner_keeps_what_is_found_by_its_key(library):
         "id in": lambda: Book.objects.filter(author__id__in=[author.pk, author.pk + 1]),
         "is null": lambda: Book.objects.filter(author__isnull=False),
         "values": lambda: Book.objects.values_list("author__id"),
-        "manager": lambda: author.books.all(),
+        "manager": author.books.all,
         "group": lambda: Book.objects.order_by().values("author").annotate(n=Count("pk")).order_by("author"),
         "tags by key": lambda: Book.objects.filter(tags=library.tags[0].pk),
     }
@@ -69,7 +71,7 @@ def test_write_to_the_owner_keeps_what_is_found_by_its_key(library):
 
 
 def test_prefetch_depends_on_its_own_two_tables(library):
-    """The second statement of a many-to-many prefetch reads the target and the table between, and nothing else."""
+    """The second statement of a many-to-many prefetch reads the target and the table between them."""
 
     def read():
         return list(library.books[0].tags.all())
@@ -94,21 +96,21 @@ def test_prefetch_depends_on_its_own_two_tables(library):
 def test_link_between_two_rows_keeps_both_tables(library):
     """Adding to a many-to-many relation changes the table between, not the two it joins."""
     book, tag = library.books[0], library.tags[2]
-    assert_kept_through(lambda: Book.objects.all(), lambda: book.tags.add(tag))
-    assert_kept_through(lambda: Tag.objects.all(), lambda: book.tags.remove(tag))
-    assert_refreshed_by(lambda: book.tags.all(), lambda: book.tags.add(tag))
+    assert_kept_through(Book.objects.all, lambda: book.tags.add(tag))
+    assert_kept_through(Tag.objects.all, lambda: book.tags.remove(tag))
+    assert_refreshed_by(book.tags.all, lambda: book.tags.add(tag))
 
 
 def test_write_that_was_rolled_back_costs_nothing(library):
     """What never became visible ends no result."""
 
     def fail():
-        with pytest.raises(ZeroDivisionError), transaction.atomic():
+        with pytest.raises(ZeroDivisionError), transaction.atomic():  # noqa: PT012 - its end is what is tested
             Author.objects.update(age=1)
             execute("UPDATE testapp_author SET age = 2")
             raise ZeroDivisionError
 
-    assert_kept_through(lambda: Author.objects.all(), fail)
+    assert_kept_through(Author.objects.all, fail)
 
 
 def test_savepoint_that_was_rolled_back_costs_nothing(library):
@@ -117,12 +119,12 @@ def test_savepoint_that_was_rolled_back_costs_nothing(library):
     def write():
         with transaction.atomic():
             Tag.objects.create(name="kept")
-            with pytest.raises(ZeroDivisionError), transaction.atomic():
+            with pytest.raises(ZeroDivisionError), transaction.atomic():  # noqa: PT012 - its end is what is tested
                 Author.objects.update(age=1)
                 raise ZeroDivisionError
 
-    assert_kept_through(lambda: Author.objects.all(), write)
-    assert_refreshed_by(lambda: Tag.objects.all(), lambda: Tag.objects.create(name="more"))
+    assert_kept_through(Author.objects.all, write)
+    assert_refreshed_by(Tag.objects.all, lambda: Tag.objects.create(name="more"))
 
 
 def test_transaction_that_only_reads_costs_nothing(library):
@@ -133,7 +135,7 @@ def test_transaction_that_only_reads_costs_nothing(library):
             list(Author.objects.all())
             list(Tag.objects.all())
 
-    assert_kept_through(lambda: Author.objects.all(), read)
+    assert_kept_through(Author.objects.all, read)
 
 
 def test_saving_one_table_of_many_keeps_the_others(library):
@@ -149,7 +151,11 @@ def test_saving_one_table_of_many_keeps_the_others(library):
         "update_or_create": lambda: MixedCase.objects.update_or_create(value=77, defaults={"value": 78}),
         "delete": lambda: Bookmark.objects.filter(page=3).delete(),
     }
-    reads = [lambda: author.books.all(), lambda: Book.objects.select_related("author"), lambda: Chapter.objects.all()]
+    reads = [
+        author.books.all,
+        lambda: Book.objects.select_related("author"),
+        Chapter.objects.all,
+    ]
     cases = Cases()
     for name, write in writes.items():
         for read in reads:
@@ -160,8 +166,8 @@ def test_saving_one_table_of_many_keeps_the_others(library):
 
 def test_one_table_is_invalidated_alone(library):
     """``invalidate`` of one model keeps the others."""
-    assert_kept_through(lambda: Book.objects.all(), lambda: invalidate(Bookmark, "testapp.Author"))
-    assert_refreshed_by(lambda: Book.objects.all(), lambda: invalidate(Book))
+    assert_kept_through(Book.objects.all, lambda: invalidate(Bookmark, "testapp.Author"))
+    assert_refreshed_by(Book.objects.all, lambda: invalidate(Book))
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -178,7 +184,7 @@ def test_write_to_another_database_keeps_the_same_table_here(library):
 
 def test_order_of_tables_written_does_not_matter(library):
     """One transaction over two tables ends the results of both, and of no third."""
-    reads = [lambda: Author.objects.all(), lambda: Tag.objects.all()]
+    reads = [Author.objects.all, Tag.objects.all]
     for read in (*reads, Chapter.objects.all):
         assert_cached(read)
     with transaction.atomic():

@@ -213,7 +213,7 @@ WRITER = {"MARK", "COMMIT", "DONE"}
 @pytest.mark.parametrize("write", [update, atomic])
 @pytest.mark.parametrize("warm", WARM)
 def test_every_order_of_one_reader_and_one_writer(warm, write, watched, author):
-    """In each order of the steps of a read and of a commit the next read is right, and so is one in between."""
+    """In each order of the steps of a read and a commit the next read is right, and so is one in between."""
     steps = 3 if warm else 6
     for order in interleavings(steps, 3):
         truth(lambda: Author.objects.filter(pk=author.pk).update(name="before"))
@@ -255,7 +255,7 @@ def test_many_orders_of_one_reader_and_two_writers(author):
 def test_writer_that_dies_between_commit_and_done(write, author, other_connection):
     """Its mark keeps the table dark, and the end of the lease ends what was stored before it."""
     agreed(names)
-    with mock.patch.object(Guard, "_finish", lambda *_: None):
+    with mock.patch.object(Guard, "_finish", return_value=None):
         write()
     assert other_connection(lambda: (agreed(names), reasons(names))) == (["after"], [Reason.DARK])
     evict(*keys_of(names)[1:])

@@ -55,7 +55,9 @@ def name():
 
 def schema():
     """What may stand before a table's name."""
-    return {"postgresql": "public", "sqlite": "main", "mysql": f"`{connection.settings_dict['NAME']}`"}[connection.vendor]
+    return {"postgresql": "public", "sqlite": "main", "mysql": f"`{connection.settings_dict['NAME']}`"}[
+        connection.vendor
+    ]
 
 
 #: Writes to the table of authors, for every database.
@@ -104,7 +106,7 @@ POSTGRESQL = {
     ),
     "several statements": lambda: execute("SELECT 1; UPDATE testapp_author SET age = 24; SELECT 2"),
     "do": lambda: execute("DO $$ BEGIN UPDATE testapp_author SET age = 25; END $$"),
-    "copy": lambda: copy_in(),
+    "copy": lambda: copy_in(),  # noqa: PLW0108 - defined below
     "bytes": lambda: execute(b"UPDATE testapp_author SET age = 26"),
     "composed": lambda: execute(composed("UPDATE {} SET age = 27", "testapp_author")),
     "composed sql": lambda: execute(composed_sql("UPDATE testapp_author SET age = 28")),
@@ -114,9 +116,9 @@ POSTGRESQL = {
         execute("DEALLOCATE cachalot_p"),
     ],
     "explain analyze": lambda: execute("EXPLAIN ANALYZE UPDATE testapp_author SET age = 30"),
-    "merge": lambda: merge(),
-    "procedure": lambda: call_procedure(),
-    "function": lambda: call_function(),
+    "merge": lambda: merge(),  # noqa: PLW0108
+    "procedure": lambda: call_procedure(),  # noqa: PLW0108
+    "function": lambda: call_function(),  # noqa: PLW0108
     "function in a query": lambda: with_function("SELECT cachalot_grow()"),
     "truncate": lambda: execute("TRUNCATE TABLE testapp_author CASCADE"),
 }
@@ -130,7 +132,9 @@ SQLITE = {
     "or ignore": lambda: execute(f"INSERT OR IGNORE INTO testapp_author (name) VALUES ('{name()}')"),
     "update or replace": lambda: execute("UPDATE OR REPLACE testapp_author SET age = 41"),
     "replace": lambda: execute("REPLACE INTO testapp_author (id, name) VALUES (1, 'replaced')"),
-    "insert or replace": lambda: execute("INSERT OR REPLACE INTO testapp_author (id, name) VALUES (1, 'again')"),
+    "insert or replace": lambda: execute(
+        "INSERT OR REPLACE INTO testapp_author (id, name) VALUES (1, 'again')"
+    ),
     "backquotes": lambda: execute("UPDATE `testapp_author` SET age = 42"),
     "brackets": lambda: execute("UPDATE [testapp_author] SET age = 43"),
     "script": lambda: script("SELECT 1; UPDATE testapp_author SET age = 44; SELECT 2;"),
@@ -148,21 +152,23 @@ MYSQL = {
         "UPDATE testapp_book b JOIN testapp_author a ON b.author_id = a.id SET b.pages = 3, a.age = 50"
     ),
     "delete of one of two": lambda: execute(
-        "DELETE a FROM testapp_author a LEFT JOIN testapp_book b ON b.author_id = a.id WHERE b.id IS NULL AND a.id < 0"
+        "DELETE a FROM testapp_author a LEFT JOIN testapp_book b ON b.author_id = a.id "
+        "WHERE b.id IS NULL AND a.id < 0"
     ),
     "delete using": lambda: execute(
-        "DELETE FROM testapp_author USING testapp_author JOIN testapp_tag ON testapp_author.name = concat(testapp_tag.name, 'x')"
+        "DELETE FROM testapp_author USING testapp_author "
+        "JOIN testapp_tag ON testapp_author.name = concat(testapp_tag.name, 'x')"
     ),
     "low priority": lambda: execute("UPDATE LOW_PRIORITY testapp_author SET age = 51 ORDER BY id LIMIT 5"),
     "versioned comment": lambda: execute("/*!40000 UPDATE testapp_author SET age = 52 */"),
     "bytes": lambda: execute(b"UPDATE testapp_author SET age = 53"),
-    "procedure": lambda: call_procedure(),
+    "procedure": lambda: call_procedure(),  # noqa: PLW0108
     "prepared": lambda: [
         execute("PREPARE cachalot_p FROM 'UPDATE testapp_author SET age = 54'"),
         execute("EXECUTE cachalot_p"),
         execute("DEALLOCATE PREPARE cachalot_p"),
     ],
-    "truncate": lambda: truncate_on_mysql(),
+    "truncate": lambda: truncate_on_mysql(),  # noqa: PLW0108
 }
 ONLY = {"postgresql": POSTGRESQL, "sqlite": SQLITE, "mysql": MYSQL}
 
@@ -284,7 +290,7 @@ def test_write_through_a_cursor_refreshes(library):
 
 @pytest.mark.databases("postgresql", "mysql")
 def test_connection_is_cached_after_a_procedure(library):
-    """A procedure ends all results once, however it is called; it does not end caching on a connection that lives on."""
+    """A procedure ends all results once, however it is called; it does not end caching on its connection."""
     execute("DROP PROCEDURE IF EXISTS cachalot_nothing")
     if connection.vendor == "mysql":
         execute("CREATE PROCEDURE cachalot_nothing() UPDATE testapp_author SET age = 1")
@@ -301,7 +307,7 @@ def test_connection_is_cached_after_a_procedure(library):
 
 
 def test_write_through_a_cursor_keeps_the_tables_it_does_not_name(library):
-    """A statement that is understood ends the results of its own table alone, whatever else it reads or quotes."""
+    """A statement that is understood ends the results of its own table alone, whatever it reads or quotes."""
     cases = Cases()
     for form, write in WRITES.items():
         if form == "delete":
@@ -346,17 +352,20 @@ def test_mixed_case_table_is_the_one_that_is_quoted(library):
 def test_prefix_of_a_table_is_another_table(library):
     """``testapp_book`` is the beginning of ``testapp_bookmark``, and has nothing to do with it."""
     assert_kept_through(books, lambda: execute("UPDATE testapp_bookmark SET page = 9"))
-    assert_kept_through(lambda: Bookmark.objects.order_by("pk"), lambda: execute("UPDATE testapp_book SET pages = 9"))
+    assert_kept_through(
+        lambda: Bookmark.objects.order_by("pk"), lambda: execute("UPDATE testapp_book SET pages = 9")
+    )
     assert_kept_through(books, lambda: execute("UPDATE testapp_book_tags SET tag_id = tag_id"))
 
 
 HARMLESS = {
     "column called like a verb": "SELECT id AS updated_at, name AS delete_me FROM testapp_author",
     "verb in a literal": "SELECT 'UPDATE testapp_author SET age = 1' FROM testapp_author",
-    "verb in a comment": "/* UPDATE testapp_author */ SELECT id FROM testapp_author -- DELETE FROM testapp_author",
+    "verb in a comment": "/* UPDATE testapp_author */ SELECT id FROM testapp_author -- DELETE testapp_tag",
     "table in a literal of a write": "UPDATE testapp_tag SET name = 'testapp_author' WHERE id < 0",
-    "table in a literal of an insert": "INSERT INTO testapp_bookmark (book_id, page) SELECT id, 1 FROM testapp_book WHERE title = 'testapp_author'",
-    "table as an alias": "UPDATE testapp_bookmark SET page = (SELECT COUNT(*) FROM testapp_tag testapp_author)",
+    "table in a literal of an insert": "INSERT INTO testapp_bookmark (book_id, page) "
+    "SELECT id, 1 FROM testapp_book WHERE title = 'testapp_author'",
+    "table as an alias": "DELETE FROM testapp_tag WHERE id IN (SELECT id FROM auth_group testapp_author)",
     "join": "SELECT * FROM testapp_author a JOIN testapp_book b ON b.author_id = a.id",
     "cte that reads": "WITH x AS (SELECT * FROM testapp_author) SELECT * FROM x",
     "union": "SELECT id FROM testapp_author UNION SELECT id FROM testapp_tag",
@@ -387,7 +396,13 @@ def test_read_through_a_cursor_costs_nothing(library):
 def test_harmless_statements_of_postgresql_cost_nothing(library):
     """Statements about the session, and COPY to the client, change no row."""
     cases = Cases()
-    statements = ["SHOW work_mem", "SET work_mem TO '5MB'", "RESET work_mem", "ANALYZE testapp_author", "VACUUM testapp_author"]
+    statements = [
+        "SHOW work_mem",
+        "SET work_mem TO '5MB'",
+        "RESET work_mem",
+        "ANALYZE testapp_author",
+        "VACUUM testapp_author",
+    ]
     for sql in statements:
         with cases.case(sql):
             assert_true(authors)
@@ -418,7 +433,7 @@ def test_raw_write_that_was_rolled_back_costs_nothing(library):
     """A raw statement belongs to its transaction like any other."""
 
     def fail():
-        with pytest.raises(ZeroDivisionError), transaction.atomic():
+        with pytest.raises(ZeroDivisionError), transaction.atomic():  # noqa: PT012 - its end is what is tested
             execute("UPDATE testapp_author SET age = 5")
             raise ZeroDivisionError
 
@@ -456,8 +471,10 @@ def test_copy_of_psycopg_is_a_write_of_its_table(library):
     assert_kept_through(books, copy_in)
 
     def abort():
-        with pytest.raises(ZeroDivisionError), connection.cursor() as cursor, cursor.copy(
-            "COPY testapp_author (name) FROM STDIN"
+        with (
+            pytest.raises(ZeroDivisionError),
+            connection.cursor() as cursor,
+            cursor.copy("COPY testapp_author (name) FROM STDIN"),
         ):
             raise ZeroDivisionError
 
@@ -488,7 +505,10 @@ def test_raw_queryset_is_always_run(library):
     assert_cached(authors)
 
     def read():
-        return [author.age for author in Author.objects.raw("SELECT id, name, age FROM testapp_author ORDER BY id")]
+        return [
+            author.age
+            for author in Author.objects.raw("SELECT id, name, age FROM testapp_author ORDER BY id")
+        ]
 
     assert read() == [36, None, 80]
     execute("UPDATE testapp_author SET age = 4")
@@ -517,7 +537,11 @@ def test_extra_tables_are_not_hidden_from_the_key_of_truth(library):
         )
 
     def select():
-        return list(Author.objects.extra(select={"n": "SELECT COUNT(*) FROM testapp_book b WHERE b.author_id = testapp_author.id"}))
+        return list(
+            Author.objects.extra(
+                select={"n": "SELECT COUNT(*) FROM testapp_book b WHERE b.author_id = testapp_author.id"}
+            )
+        )
 
     def where():
         return list(Author.objects.extra(where=["id IN (SELECT author_id FROM testapp_book)"]))
@@ -555,7 +579,7 @@ def test_extra_over_its_own_table_is_cached(library):
 
 
 def test_raw_writes_are_not_looked_at_where_a_project_says_so(library):
-    """With ``CACHALOT_INVALIDATE_RAW = False`` the project invalidates by itself; the ORM's own writes still count."""
+    """With ``CACHALOT_INVALIDATE_RAW = False`` a project invalidates by itself; the ORM still counts."""
     with override_settings(CACHALOT_INVALIDATE_RAW=False):
         assert_cached(authors)
         execute("UPDATE testapp_author SET age = 99")

@@ -18,7 +18,16 @@ from cachalot.api import (
 )
 from cachalot.core.decisions import Reason
 from cachalot.signals import post_invalidation
-from tests.acceptance.racing import agreed, agreed_everywhere, is_hit, kind_of, reasons, recorded_steps, truth
+from tests.acceptance.racing import (
+    agreed,
+    agreed_everywhere,
+    ended_by,
+    is_hit,
+    kind_of,
+    reasons,
+    recorded_steps,
+    truth,
+)
 from tests.testapp.models import Author, Book, Tag
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -38,7 +47,7 @@ def names():
 def unseen(name):
     """A write that the cache does not hear of, so that a hit can be told from a query."""
     with connection.cursor() as cursor:
-        cursor.cursor.execute("UPDATE testapp_author SET name = %s" % f"'{name}'")
+        cursor.cursor.execute(f"UPDATE testapp_author SET name = '{name}'")
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +77,7 @@ def test_disabled_block():
 
 def test_disabled_block_with_an_exception():
     """An exception ends the scope."""
-    with pytest.raises(ExpectedError), cachalot_disabled():
+    with ended_by(ExpectedError), cachalot_disabled():
         assert not served()
         raise ExpectedError
     assert served()
@@ -326,7 +335,7 @@ def test_refreshing_in_a_disabled_block():
 
 def test_refreshing_inside_a_transaction_that_wrote(other_connection):
     """Own writes are not published by it."""
-    with pytest.raises(ExpectedError), transaction.atomic():
+    with ended_by(ExpectedError), transaction.atomic():
         Author.objects.update(name="dropped")
         with cachalot_refreshing():
             assert names() == ["dropped"]
@@ -381,7 +390,7 @@ def test_deferred_block_reads_its_own_writes():
 
 def test_deferred_block_with_an_exception(other_connection):
     """An exception loses no invalidation."""
-    with pytest.raises(ExpectedError), invalidation_deferred():
+    with ended_by(ExpectedError), invalidation_deferred():
         Author.objects.update(name="after")
         Tag.objects.create(name="x")
         raise ExpectedError
@@ -392,7 +401,7 @@ def test_deferred_block_with_an_exception(other_connection):
 def test_deferred_blocks_nest(other_connection):
     """Only the end of the outermost block delivers, also when the inner one failed."""
     with recorded_steps() as steps, invalidation_deferred():
-        with pytest.raises(ExpectedError), invalidation_deferred():
+        with ended_by(ExpectedError), invalidation_deferred():
             Author.objects.update(name="after")
             raise ExpectedError
         assert writes(steps) == []
@@ -430,7 +439,7 @@ def test_deferred_block_inside_a_transaction(other_connection):
 def test_deferred_block_around_a_transaction_that_is_rolled_back(other_connection):
     """Nothing of it is left; and what was committed beside it is not lost."""
     with invalidation_deferred():
-        with pytest.raises(ExpectedError), transaction.atomic():
+        with ended_by(ExpectedError), transaction.atomic():
             Author.objects.update(name="dropped")
             raise ExpectedError
         with transaction.atomic():
@@ -457,9 +466,9 @@ def test_reader_that_stores_during_a_deferred_block(other_connection):
         other_connection(names)
         other_connection(lambda: list(Author.objects.all()))
     assert agreed_everywhere(names, other_connection) == ["after"]
-    assert [author.name for author in agreed_everywhere(lambda: list(Author.objects.all()), other_connection)] == [
-        "after"
-    ]
+    assert [
+        author.name for author in agreed_everywhere(lambda: list(Author.objects.all()), other_connection)
+    ] == ["after"]
 
 
 def test_signal_of_a_deferred_block():
@@ -529,7 +538,9 @@ def test_override_settings_as_a_decorator():
     assert not is_hit(names)
 
 
-@pytest.mark.parametrize("switch", [{"CACHALOT_DATABASES": []}, {"CACHALOT_UNCACHABLE_TABLES": ["testapp_author"]}])
+@pytest.mark.parametrize(
+    "switch", [{"CACHALOT_DATABASES": []}, {"CACHALOT_UNCACHABLE_TABLES": ["testapp_author"]}]
+)
 def test_writes_to_what_is_not_cached_for_now(switch, other_connection):
     """What is excluded for a while is invalidated meanwhile."""
     with override_settings(**switch):

@@ -345,7 +345,9 @@ def test_time_of_each_database():
     Author.objects.using("other").create(name="x")
     assert get_last_invalidation(Author, db_alias="default") == 0.0
     assert get_last_invalidation(Author, db_alias="other") > 0.0
-    assert get_last_invalidation(Author) == pytest.approx(get_last_invalidation(Author, db_alias="other"), abs=1)
+    assert get_last_invalidation(Author) == pytest.approx(
+        get_last_invalidation(Author, db_alias="other"), abs=1
+    )
 
 
 def written_keys():
@@ -393,7 +395,7 @@ def test_time_while_the_cache_is_away():
     Author.objects.create(name="x")
     before = get_last_invalidation(Author)
     cache = query_cache("default")
-    with mock.patch.object(cache.guard, "closed", lambda: True):
+    with mock.patch.object(cache.guard, "closed", return_value=True):
         first, second = get_last_invalidation(Author), get_last_invalidation(Author)
     assert before < first < second
     assert get_last_invalidation(Author) == before
@@ -422,24 +424,24 @@ class InsideTestCaseTests(TestCase):
 
     def test_reads_its_own_writes(self):
         """A test sees each of its writes at once."""
-        self.assertEqual(agreed(names), ["from setUpTestData"])
+        assert agreed(names) == ["from setUpTestData"]
         add("first")
-        self.assertEqual(agreed(names), ["from setUpTestData", "first"])
+        assert agreed(names) == ["from setUpTestData", "first"]
         with transaction.atomic():
             add("second")
-            self.assertEqual(agreed(count), 3)
-        self.assertEqual(agreed(count), 3)
+            assert agreed(count) == 3
+        assert agreed(count) == 3
         with suppress(ExpectedError), transaction.atomic():
             add("dropped")
-            self.assertEqual(agreed(count), 4)
+            assert agreed(count) == 4
             raise ExpectedError
-        self.assertEqual(agreed(count), 3)
+        assert agreed(count) == 3
 
     def test_sees_nothing_of_the_test_before(self):
         """The rollback at the end of a test is seen by the next one."""
-        self.assertEqual(agreed(names), ["from setUpTestData"])
+        assert agreed(names) == ["from setUpTestData"]
         add("first")
-        self.assertEqual(agreed(count), 2)
+        assert agreed(count) == 2
 
     def test_captures_its_own_callbacks_only(self):
         """captureOnCommitCallbacks finds what the test registered, and nothing of the cache's."""
@@ -448,9 +450,9 @@ class InsideTestCaseTests(TestCase):
             with transaction.atomic():
                 add("first")
                 transaction.on_commit(lambda: seen.append(agreed(count)))
-            self.assertEqual(seen, [])
-        self.assertEqual(len(callbacks), 1)
-        self.assertEqual(seen, [2])
+            assert seen == []
+        assert len(callbacks) == 1
+        assert seen == [2]
         with self.captureOnCommitCallbacks() as callbacks:
             add("second")
-        self.assertEqual(callbacks, [])
+        assert callbacks == []

@@ -1,8 +1,9 @@
-"""Transactions of every kind: a reader sees what its own connection would see, and never shows it to others."""
+"""Transactions of every kind: a reader sees what its own connection sees, and shows it to nobody else."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from contextlib import contextmanager, suppress
 from unittest import mock
 
@@ -26,10 +27,13 @@ from tests.acceptance.racing import (
     agreed_everywhere,
     at_statement,
     during_commit,
+    ended_by,
     evict,
     is_hit,
     keys_of,
+    kind_of,
     reasons,
+    recorded_steps,
     truth,
 )
 from tests.testapp.models import Author, Book, Tag
@@ -92,7 +96,7 @@ class ExpectedError(Exception):
 
 @pytest.mark.parametrize("kept", list(itertools.product([True, False], repeat=4)), ids=str)
 def test_savepoints_three_deep(kept, author, other_connection):
-    """At every edge of nested blocks a read is that of the connection, and others see nothing before the commit."""
+    """At every edge of nested blocks a read is that of the connection; others see only what is committed."""
     agreed(names)
 
     def level(depth):
@@ -199,13 +203,11 @@ def test_set_rollback_that_is_taken_back(author, other_connection):
     """Told to roll back inside a savepoint, and then not to."""
     with transaction.atomic():
         sid = savepoint_create()
-        try:
-            with transaction.atomic(savepoint=False):
-                Author.objects.create(name="dropped")
-                raise ExpectedError
-        except ExpectedError:
-            transaction.set_rollback(False)
-            transaction.savepoint_rollback(sid)
+        with ended_by(ExpectedError), transaction.atomic(savepoint=False):
+            Author.objects.create(name="dropped")
+            raise ExpectedError
+        transaction.set_rollback(False)
+        transaction.savepoint_rollback(sid)
         assert agreed(count) == 1
         Author.objects.create(name="kept")
     assert agreed_everywhere(names, other_connection) == ["before", "kept"]
@@ -304,7 +306,7 @@ def test_atomic_block_in_a_manual_transaction(author, other_connection):
             assert agreed(count) == 3
             raise ExpectedError
         assert agreed(count) == 2
-        # Python's sqlite3 begins no transaction before a SAVEPOINT, so the end of the block does commit there.
+        # Python's sqlite3 begins no transaction before a SAVEPOINT, so the end of the block commits there.
         assert other_connection(lambda: agreed(count)) == (2 if connection.vendor == "sqlite" else 1)
         transaction.commit()
     assert agreed_everywhere(names, other_connection) == ["before", "kept"]
@@ -627,34 +629,114 @@ def by_plain_begin(_level):
         send("ROLLBACK")
 
 
+@contextmanager
+def by_session_variable(level):
+    """The isolation level of one session, as a variable of it."""
+    if connection.vendor == "postgresql":
+        send(f"SET default_transaction_isolation TO '{level.lower()}'")
+    else:
+        send(f"SET SESSION tx_isolation = '{level.replace(' ', '-')}'")
+    try:
+        with transaction.atomic():
+            yield
+    finally:
+        connection.close()
+
+
+@contextmanager
+def by_set_config(level):
+    """The same, by a function of PostgreSQL."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('default_transaction_isolation', %s, false)", [level.lower()])
+    try:
+        with transaction.atomic():
+            yield
+    finally:
+        connection.close()
+
+
+@contextmanager
+def by_transaction_variable(level):
+    """The isolation level of one transaction, as a variable of it."""
+    with transaction.atomic():
+        send(f"SET LOCAL transaction_isolation = '{level.lower()}'")
+        yield
+
+
+@contextmanager
+def by_database(level):
+    """The isolation level that the database has for all who connect."""
+    name = connection.ops.quote_name(connection.settings_dict["NAME"])
+    send(f"ALTER DATABASE {name} SET default_transaction_isolation TO '{level.lower()}'")
+    connection.close()
+    try:
+        with transaction.atomic():
+            yield
+    finally:
+        connection.close()
+        send(f"ALTER DATABASE {name} RESET default_transaction_isolation")
+        connection.close()
+
+
+@contextmanager
+def by_driver_options(level):
+    """The isolation level in what the driver sends when it connects."""
+    if connection.vendor == "postgresql":
+        options = {"options": f"-c default_transaction_isolation={level.lower().replace(' ', chr(92) + ' ')}"}
+    else:
+        options = {
+            "init_command": f"SET SESSION TRANSACTION ISOLATION LEVEL {level}",
+            "isolation_level": None,
+        }
+    with reconnected(**options), transaction.atomic():
+        yield
+
+
+@contextmanager
+def by_start_transaction(level):
+    """The isolation level in the other word for BEGIN, among other modes."""
+    send(f"START TRANSACTION READ WRITE, ISOLATION LEVEL {level}, NOT DEFERRABLE")
+    try:
+        yield
+    except BaseException:
+        send("ROLLBACK")
+        raise
+    send("COMMIT")
+
+
 WAYS = {
-    "postgresql": [by_options, by_set_transaction, by_set_session, by_begin],
-    "mysql": [by_options, by_set_session],
-    "sqlite": [by_default, by_plain_begin],
+    by_options: ("postgresql", "mysql"),
+    by_set_transaction: ("postgresql",),
+    by_set_session: ("postgresql", "mysql"),
+    by_begin: ("postgresql",),
+    by_start_transaction: ("postgresql",),
+    by_session_variable: ("postgresql", "mysql"),
+    by_transaction_variable: ("postgresql",),
+    by_set_config: ("postgresql",),
+    by_database: ("postgresql",),
+    by_driver_options: ("postgresql", "mysql"),
+    by_default: ("sqlite",),
+    by_plain_begin: ("sqlite",),
 }
+#: In MySQL readers of a serializable transaction lock, and in SQLite there is but one level.
+SNAPSHOTS = [
+    (way, level)
+    for way, vendors in WAYS.items()
+    for level in ("REPEATABLE READ", "SERIALIZABLE")
+    if connection.vendor in vendors and (level == "REPEATABLE READ" or connection.vendor == "postgresql")
+]
 
 
-@pytest.fixture(
-    params=[
-        (way, level)
-        for way in (by_options, by_set_transaction, by_set_session, by_begin, by_default, by_plain_begin)
-        for level in ("REPEATABLE READ", "SERIALIZABLE")
-    ],
-    ids=lambda param: f"{param[0].__name__}-{param[1]}",
-)
+@pytest.fixture(params=SNAPSHOTS, ids=lambda param: f"{param[0].__name__}-{param[1]}")
 def snapshot(request):
     """A context manager for a transaction that sees the state of its first statement."""
     way, level = request.param
-    if way not in WAYS[connection.vendor]:
-        pytest.skip("not the way of this database")
-    if level == "SERIALIZABLE" and connection.vendor != "postgresql":
-        pytest.skip("readers lock here, so there is no snapshot to keep")
     return lambda: way(level)
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm", "cold"])
 def test_snapshot_reader_sees_its_snapshot(warm, snapshot, author, other_connection):
-    """All reads of a transaction with a snapshot see the state of the first one, whatever is committed meanwhile."""
+    """All reads of a transaction with a snapshot see the state of the first, whatever others commit."""
     Tag.objects.create(name="first")
     with snapshot():
         if warm:
@@ -685,7 +767,7 @@ def test_snapshot_reader_does_not_poison_the_cache(emptied, snapshot, author, ot
 
 @pytest.mark.parametrize("write", ["insert", "update", "delete"])
 def test_snapshot_reader_while_a_commit_is_in_flight(write, snapshot, author, other_connection):
-    """A snapshot taken between MARK and COMMIT lasts longer than the DONE, and what it reads is old by then."""
+    """A snapshot taken between MARK and COMMIT outlives the DONE, and what it reads is old by then."""
 
     def change():
         if write == "insert":
@@ -696,8 +778,6 @@ def test_snapshot_reader_while_a_commit_is_in_flight(write, snapshot, author, ot
             Author.objects.all().delete()
 
     with snapshot():
-        import threading
-
         main_reads = threading.Event()
         reached = threading.Event()
 
@@ -720,6 +800,44 @@ def test_snapshot_reader_while_a_commit_is_in_flight(write, snapshot, author, ot
             assert names() == ["before"]
             assert truth(names) == ["before"]
     assert agreed_everywhere(names, other_connection) != ["before"]
+
+
+def test_snapshot_reader_after_the_lease_of_a_dead_writer(snapshot, author, other_connection):
+    """A commit that was never told, and whose mark has ended, is not mixed into a snapshot of before."""
+
+    def change_and_die():
+        with mock.patch.object(Guard, "_finish", return_value=None):
+            rename("after")()
+
+    agreed(names)
+    tags = [key for key in keys_of(names) if ":v:" in key]
+    with snapshot():
+        assert Tag.objects.count() == 0
+        other_connection(change_and_die)
+        evict(*tags)
+        assert other_connection(lambda: agreed(names)) == ["after"]
+        assert names() == ["before"]
+        evict(*keys_of(names))
+        assert names() == ["before"]
+    assert agreed_everywhere(names, other_connection) == ["after"]
+
+
+def test_first_reader_after_the_lease_of_a_dead_writer_has_a_snapshot(snapshot, author, other_connection):
+    """It stores nothing under the tokens it draws, for they are younger than what it sees."""
+
+    def change_and_die():
+        with mock.patch.object(Guard, "_finish", return_value=None):
+            rename("after")()
+
+    agreed(names)
+    tags = [key for key in keys_of(names) if ":v:" in key]
+    with snapshot():
+        assert Tag.objects.count() == 0
+        other_connection(change_and_die)
+        evict(*tags)
+        assert names() == ["before"]
+        assert other_connection(lambda: agreed(names)) == ["after"]
+    assert agreed_everywhere(names, other_connection) == ["after"]
 
 
 def test_snapshot_reader_sees_its_own_writes(snapshot, author, other_connection):
@@ -756,7 +874,7 @@ def outcome(call):
 
 @pytest.mark.parametrize("cached", [False, True], ids=["uncached", "cached"])
 def test_snapshot_keeps_its_write_conflict(cached, snapshot, author, other_connection):
-    """A read-modify-write whose row another has changed in between fails, also if the read was in the cache."""
+    """A read-modify-write whose row another has changed in between fails, also if the read was a hit."""
     if connection.vendor == "mysql":
         pytest.skip("MariaDB finds no such conflict by default")
 
@@ -810,7 +928,7 @@ def test_read_only_serializable_transaction_does_not_hide_an_anomaly(author, oth
 
 
 def test_snapshot_shares_the_cache_while_nothing_changes(author, other_connection):
-    """A transaction with a snapshot is served from the cache once its first statement has pinned the snapshot."""
+    """A transaction is served from the cache once its first statement has pinned its snapshot."""
     way = {"postgresql": by_set_transaction, "mysql": by_set_session, "sqlite": by_default}[connection.vendor]
     if connection.vendor == "mysql":
         pytest.skip("the name of the level is part of the key there")
@@ -823,7 +941,7 @@ def test_snapshot_shares_the_cache_while_nothing_changes(author, other_connectio
         assert Tag.objects.count() == 0
         assert names() == ["before"]
     assert hit
-    assert agreed_everywhere(lambda: Tag.objects.count(), other_connection) == 1
+    assert agreed_everywhere(Tag.objects.count, other_connection) == 1
 
 
 # Errors.
@@ -846,13 +964,13 @@ def test_integrity_error_in_a_transaction(author, other_connection):
     read = lambda: list(Tag.objects.values_list("name", flat=True))  # noqa: E731
     with transaction.atomic():
         Tag.objects.create(name="kept")
-        with pytest.raises(IntegrityError), transaction.atomic():
+        with ended_by(IntegrityError), transaction.atomic():
             Tag.objects.create(name="dropped")
             agreed(read)
             Tag.objects.create(name="x")
         assert agreed(read) == ["x", "kept"]
     assert agreed_everywhere(read, other_connection) == ["x", "kept"]
-    with pytest.raises(IntegrityError), transaction.atomic():
+    with ended_by(IntegrityError), transaction.atomic():
         Tag.objects.create(name="dropped")
         agreed(read)
         Tag.objects.create(name="x")
@@ -932,7 +1050,7 @@ def test_begin_that_fails(failing, author, other_connection):
 def test_commit_that_violates_a_deferred_constraint(author, other_connection):
     """A failed commit has changed nothing; later writes in the thread are seen by all."""
     agreed(names)
-    with pytest.raises(IntegrityError), transaction.atomic():
+    with ended_by(IntegrityError), transaction.atomic():
         Author.objects.update(name="dropped")
         Book.objects.create(title="x", author_id=author.pk + 1000)
         assert agreed(names) == ["dropped"]
@@ -962,7 +1080,9 @@ def test_manual_commit_that_violates_a_deferred_constraint(author, other_connect
 def server_id():
     """What the server calls this connection."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid()" if connection.vendor == "postgresql" else "SELECT CONNECTION_ID()")
+        cursor.execute(
+            "SELECT pg_backend_pid()" if connection.vendor == "postgresql" else "SELECT CONNECTION_ID()"
+        )
         return cursor.fetchone()[0]
 
 
@@ -979,7 +1099,7 @@ def kill(number):
 def test_connection_killed_in_a_transaction(author, other_connection):
     """What was written is gone; the thread goes on with a new connection and writes are seen by all."""
     agreed(names)
-    with pytest.raises(DatabaseError), transaction.atomic():
+    with ended_by(DatabaseError), transaction.atomic():
         number = server_id()
         rename("dropped")()
         assert agreed(names) == ["dropped"]
@@ -1009,9 +1129,11 @@ def test_connection_killed_in_autocommit(author, other_connection):
 @READ_COMMITTED
 @pytest.mark.parametrize("committed", [True, False])
 def test_connection_lost_in_the_commit(committed, author, other_connection):
-    """Nobody knows whether it was committed: the marks stay until the lease ends, and nothing old is served."""
+    """Nobody knows whether it was committed: the marks stay until the lease ends; nothing old is served."""
     agreed(names)
-    if connection.settings_dict["ENGINE"].endswith("postgresql") and "psycopg2" in str(type(connection.connection)):
+    if connection.settings_dict["ENGINE"].endswith("postgresql") and "psycopg2" in str(
+        type(connection.connection)
+    ):
         pytest.skip("the commit of psycopg2 cannot be replaced")
 
     def lost():
@@ -1023,7 +1145,7 @@ def test_connection_lost_in_the_commit(committed, author, other_connection):
         driver.close()
         raise connection.Database.OperationalError("the connection was lost")
 
-    with pytest.raises(DatabaseError), transaction.atomic():
+    with ended_by(DatabaseError), transaction.atomic():
         rename("after")()
         with_lost = mock.patch.object(connection.connection, "commit", lost)
         with_lost.start()
@@ -1049,6 +1171,71 @@ def test_connection_closed_in_a_transaction(author, other_connection):
         assert agreed(names) == ["before"]
         rename("after")()
     assert agreed_everywhere(names, other_connection) == ["after"]
+
+
+# Other ways to the same database.
+
+
+def test_write_through_a_copied_connection(author, other_connection):
+    """A connection that was copied writes to the same tables."""
+    agreed(names)
+    copied = connection.copy()
+    try:
+        with copied.cursor() as cursor:
+            cursor.execute("UPDATE testapp_author SET name = 'after'")
+    finally:
+        copied.close()
+    assert agreed_everywhere(names, other_connection) == ["after"]
+
+
+def test_orm_on_a_copied_connection(author, other_connection):
+    """A copied connection may be given an alias of its own, and is used by the ORM then."""
+    agreed(names)
+    connections["copied"] = connection.copy("copied")
+    try:
+        read = lambda: list(Author.objects.using("copied").values_list("name", flat=True))  # noqa: E731
+        assert agreed(read) == ["before"]
+        Author.objects.using("copied").update(name="after")
+        assert agreed(names) == agreed(read) == ["after"]
+        with transaction.atomic(using="copied"):
+            Author.objects.using("copied").update(name="later")
+            assert agreed(read) == ["later"]
+            assert agreed(names) == ["after"]
+    finally:
+        connections["copied"].close()
+        del connections["copied"]
+    assert agreed_everywhere(names, other_connection) == ["later"]
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_prepared_transaction(end, author, other_connection):
+    """What was prepared in one connection is committed in another, which does not know what was written."""
+    agreed(names)
+    send("BEGIN")
+    rename("after")()
+    assert agreed(names) == ["after"]
+    send("PREPARE TRANSACTION 'races'")
+    assert agreed_everywhere(names, other_connection) == ["before"]
+    other_connection(lambda: send(f"{end} PREPARED 'races'"))
+    assert agreed_everywhere(names, other_connection) == (["after"] if end == "COMMIT" else ["before"])
+
+
+@pytest.mark.databases("mysql")
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK"])
+def test_distributed_transaction(end, author, other_connection):
+    """The same in the words of MySQL."""
+    agreed(names)
+    send("XA START 'races'")
+    try:
+        rename("after")()
+        agreed(names)
+        assert other_connection(lambda: agreed(names)) == ["before"]
+        send("XA END 'races'", "XA PREPARE 'races'")
+        assert other_connection(lambda: agreed(names)) == ["before"]
+    finally:
+        send(f"XA {end} 'races'")
+    assert agreed_everywhere(names, other_connection) == (["after"] if end == "COMMIT" else ["before"])
 
 
 # What follows the commit.
@@ -1093,20 +1280,12 @@ def test_on_commit_hook_that_writes(author, other_connection):
     assert agreed_everywhere(names, other_connection) == ["from the hook"]
 
 
-def test_thousand_saves_in_one_transaction_are_one_mark_and_one_done(author):
+def test_many_saves_in_one_transaction_are_one_mark_and_one_done(author):
     """However many writes a transaction holds, the cache is told twice."""
-    kinds = []
-    original = Guard.ask
-
-    def ask(guard, step):
-        from tests.acceptance.racing import kind_of
-
-        kinds.append(kind_of(step))
-        return original(guard, step)
-
-    with mock.patch.object(Guard, "ask", ask), transaction.atomic():
+    with recorded_steps() as steps, transaction.atomic():
         for age in range(200):
             author.age = age
             author.save()
+    kinds = [kind_of(step) for step in steps]
     assert [kind for kind in kinds if kind in {"MARK", "DONE"}] == ["MARK", "DONE"]
     assert agreed(lambda: Author.objects.get().age) == 199

@@ -99,10 +99,15 @@ def test_redefined_view_is_read_anew(view):
 
     def redefine():
         execute("DROP VIEW testapp_authorstats")
-        execute("CREATE VIEW testapp_authorstats AS SELECT id AS author_id, name, 7 AS books FROM testapp_tag")
+        execute(
+            "CREATE VIEW testapp_authorstats AS SELECT id AS author_id, name, 7 AS books FROM testapp_tag"
+        )
 
     assert_refreshed_by(stats, redefine)
-    assert_refreshed_by(stats, lambda: Tag.objects.update(name="one") if Tag.objects.count() == 1 else Tag.objects.first().delete())
+    assert_refreshed_by(
+        stats,
+        lambda: Tag.objects.update(name="one") if Tag.objects.count() == 1 else Tag.objects.first().delete(),
+    )
     assert_kept_through(stats, lambda: Author.objects.update(name="renamed"))
 
 
@@ -113,7 +118,8 @@ def test_replaced_view_is_read_anew(view):
         stats,
         lambda: execute(
             "CREATE OR REPLACE VIEW testapp_authorstats AS "
-            "SELECT a.id AS author_id, a.name AS name, COUNT(a.id) AS books FROM testapp_author a GROUP BY a.id, a.name"
+            "SELECT a.id AS author_id, a.name AS name, COUNT(a.id) AS books "
+            "FROM testapp_author a GROUP BY a.id, a.name"
         ),
     )
     assert_kept_through(stats, lambda: Book.objects.first().delete())
@@ -142,7 +148,8 @@ def test_view_upon_a_view_that_shows_the_time_is_not_cached(relation):
 def test_temporary_table_is_not_cached(relation):
     """What only this connection sees has no name in the cache."""
     relation(
-        "CREATE TEMPORARY TABLE testapp_authorstats AS SELECT id AS author_id, name, 1 AS books FROM testapp_author",
+        "CREATE TEMPORARY TABLE testapp_authorstats AS "
+        "SELECT id AS author_id, name, 1 AS books FROM testapp_author",
         drop=("TABLE testapp_authorstats",),
     )
     assert_not_cached(lambda: list(stats()), Reason.UNKNOWN_RELATION, Reason.CONTEXT)
@@ -202,7 +209,9 @@ def test_materialized_view_changes_when_it_is_refreshed(relation):
     assert_refreshed_by(stats, lambda: execute("REFRESH MATERIALIZED VIEW testapp_authorstats"))
     assert stats().first().name == "renamed"
     Book.objects.all().delete()
-    assert_refreshed_by(stats, lambda: execute("REFRESH MATERIALIZED VIEW CONCURRENTLY public.testapp_authorstats"))
+    assert_refreshed_by(
+        stats, lambda: execute("REFRESH MATERIALIZED VIEW CONCURRENTLY public.testapp_authorstats")
+    )
     assert stats().first().books == 0
 
 
@@ -238,20 +247,28 @@ def test_write_to_a_partition_refreshes_the_whole(relation):
         "CREATE TABLE testapp_authorstats (author_id bigint, name varchar(99), books integer) "
         "PARTITION BY RANGE (author_id)",
         "CREATE TABLE testapp_authorstats_low PARTITION OF testapp_authorstats FOR VALUES FROM (0) TO (1000)",
-        "CREATE TABLE testapp_authorstats_high PARTITION OF testapp_authorstats FOR VALUES FROM (1000) TO (9999)",
+        "CREATE TABLE testapp_authorstats_high PARTITION OF testapp_authorstats "
+        "FOR VALUES FROM (1000) TO (9999)",
         drop=("TABLE testapp_authorstats",),
     )
-    assert_refreshed_by(stats, lambda: execute("INSERT INTO testapp_authorstats VALUES (1, 'by the parent', 1)"))
-    assert_refreshed_by(stats, lambda: execute("INSERT INTO testapp_authorstats_low VALUES (2, 'directly', 1)"))
+    assert_refreshed_by(
+        stats, lambda: execute("INSERT INTO testapp_authorstats VALUES (1, 'by the parent', 1)")
+    )
+    assert_refreshed_by(
+        stats, lambda: execute("INSERT INTO testapp_authorstats_low VALUES (2, 'directly', 1)")
+    )
     assert_refreshed_by(stats, lambda: execute("UPDATE testapp_authorstats_high SET books = 2"))
     assert_refreshed_by(stats, lambda: execute("TRUNCATE testapp_authorstats_low"))
     assert_refreshed_by(
         stats,
         lambda: execute(
-            "CREATE TABLE testapp_authorstats_rest PARTITION OF testapp_authorstats FOR VALUES FROM (9999) TO (99999)"
+            "CREATE TABLE testapp_authorstats_rest PARTITION OF testapp_authorstats "
+            "FOR VALUES FROM (9999) TO (99999)"
         ),
     )
-    assert_refreshed_by(stats, lambda: execute("INSERT INTO testapp_authorstats_rest VALUES (9999, 'new', 1)"))
+    assert_refreshed_by(
+        stats, lambda: execute("INSERT INTO testapp_authorstats_rest VALUES (9999, 'new', 1)")
+    )
 
 
 @pytest.mark.databases("postgresql")
@@ -292,7 +309,8 @@ def test_view_in_another_schema_of_the_same_name_is_not_mistaken(relation):
     relation(
         NAMES_VIEW,
         "CREATE SCHEMA cachalot_a",
-        "CREATE VIEW cachalot_a.testapp_authorstats AS SELECT id AS author_id, name, 5 AS books FROM testapp_tag",
+        "CREATE VIEW cachalot_a.testapp_authorstats AS "
+        "SELECT id AS author_id, name, 5 AS books FROM testapp_tag",
         drop=("VIEW testapp_authorstats", "SCHEMA cachalot_a CASCADE"),
     )
     assert_true(stats)

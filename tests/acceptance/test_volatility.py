@@ -1,4 +1,4 @@
-"""Functions whose result does not follow from the tables: executed every time, at whatever depth; the others are cached."""
+"""Functions whose result does not follow from the tables are executed every time; the others are cached."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ VOLATILE = {
     "now in a wrapper": lambda: Book.objects.annotate(
         t=ExpressionWrapper(Now() + DAY, output_field=DateTimeField())
     ),
-    "now in a subquery": lambda: Author.objects.filter(pk__in=Book.objects.filter(created__lt=Now()).values("author")),
+    "now in a subquery": lambda: Author.objects.filter(
+        pk__in=Book.objects.filter(created__lt=Now()).values("author")
+    ),
     "now in exists": lambda: Author.objects.filter(Exists(books_of_author.filter(created__lt=Now()))),
     "now in not exists": lambda: Author.objects.filter(~Exists(books_of_author.filter(created__gt=Now()))),
     "now in a scalar subquery": lambda: Author.objects.annotate(
@@ -62,7 +64,9 @@ VOLATILE = {
         t=Case(When(pages=1, then=F("created")), default=Now(), output_field=DateTimeField())
     ),
     "now in an order": lambda: Book.objects.order_by(Case(When(created__lt=Now(), then=0), default=1), "pk"),
-    "now in an aggregate's filter": lambda: Author.objects.annotate(n=Count("books", filter=Q(books__created__lt=Now()))),
+    "now in an aggregate's filter": lambda: Author.objects.annotate(
+        n=Count("books", filter=Q(books__created__lt=Now()))
+    ),
     "now in having": lambda: Author.objects.annotate(last=functions.Coalesce("books__created", Now())).filter(
         last__lt=Now()
     ),
@@ -71,15 +75,21 @@ VOLATILE = {
     ),
     "now truncated": lambda: Book.objects.annotate(day=functions.TruncDay(Now())),
     "now extracted": lambda: Book.objects.annotate(year=functions.ExtractYear(Now())),
-    "now in a part of a union": lambda: Author.objects.order_by()
-    .values_list("name")
-    .union(Book.objects.order_by().filter(created__lt=Now()).values_list("title"))
-    .order_by("name"),
+    "now in a part of a union": lambda: (
+        Author.objects.order_by()
+        .values_list("name")
+        .union(Book.objects.order_by().filter(created__lt=Now()).values_list("title"))
+        .order_by("name")
+    ),
     "random order": lambda: Book.objects.order_by("?"),
     "random function in the order": lambda: Book.objects.order_by(Random()),
     "random annotation": lambda: Book.objects.annotate(r=Random()),
-    "random in arithmetic": lambda: Book.objects.annotate(r=ExpressionWrapper(Random() * 2, output_field=FloatField())),
-    "random in a subquery": lambda: Author.objects.filter(pk__in=Book.objects.annotate(r=Random()).filter(r__lt=2).values("author")),
+    "random in arithmetic": lambda: Book.objects.annotate(
+        r=ExpressionWrapper(Random() * 2, output_field=FloatField())
+    ),
+    "random in a subquery": lambda: Author.objects.filter(
+        pk__in=Book.objects.annotate(r=Random()).filter(r__lt=2).values("author")
+    ),
     "random in a filter": lambda: Book.objects.annotate(r=Random()).filter(r__lte=1),
     "raw sql": lambda: Book.objects.annotate(t=RawSQL("CURRENT_TIMESTAMP", [], output_field=TextField())),
     "raw sql in a filter": lambda: Book.objects.extra(where=["CURRENT_TIMESTAMP IS NOT NULL"]),
@@ -88,7 +98,9 @@ VOLATILE = {
     "unknown template": lambda: Author.objects.annotate(
         t=Func(template="CURRENT_TIMESTAMP", output_field=DateTimeField())
     ),
-    "user": lambda: Author.objects.annotate(u=Func(function=USER[connection.vendor], template=USER[connection.vendor], output_field=CharField())),
+    "user": lambda: Author.objects.annotate(
+        u=Func(function=USER[connection.vendor], template=USER[connection.vendor], output_field=CharField())
+    ),
 }
 USER = {"postgresql": "current_user", "mysql": "CURRENT_USER()", "sqlite": "sqlite_version()"}
 
@@ -99,12 +111,32 @@ ONLY = {
         ),
         "a uuid": lambda: Author.objects.annotate(u=postgres().RandomUUID()),
         "time of the transaction": lambda: Author.objects.annotate(u=postgres().TransactionNow()),
-        "now as a cast word": lambda: Author.objects.annotate(t=functions.Cast(Value("now"), DateTimeField())),
-        "today as a cast word": lambda: Author.objects.annotate(t=functions.Cast(Value("Today"), DateTimeField())),
-        "now as a literal": lambda: Author.objects.annotate(t=RawSQL("'now'::timestamp", [], DateTimeField())),
+        "now as a cast word": lambda: Author.objects.annotate(
+            t=functions.Cast(Value("now"), DateTimeField())
+        ),
+        "today as a cast word": lambda: Author.objects.annotate(
+            t=functions.Cast(Value("Today"), DateTimeField())
+        ),
+        "today behind a time": lambda: Author.objects.annotate(
+            t=functions.Cast(Value("04:05 today"), DateTimeField())
+        ),
+        "tomorrow behind a time": lambda: Author.objects.annotate(
+            t=RawSQL("'12:00 tomorrow'::timestamp", [], DateTimeField())
+        ),
+        "now in a range": lambda: Author.objects.annotate(
+            t=RawSQL("lower(%s::tstzrange)", ["[now,infinity)"])
+        ),
+        "now in an array": lambda: Author.objects.annotate(
+            t=RawSQL("array_length(%s::timestamptz[], 1)", ["{now}"])
+        ),
+        "now as a literal": lambda: Author.objects.annotate(
+            t=RawSQL("'now'::timestamp", [], DateTimeField())
+        ),
         "raw now": lambda: Author.objects.annotate(t=RawSQL("now()", [], DateTimeField())),
         "raw now in upper case": lambda: Author.objects.annotate(t=RawSQL("NOW ( )", [], DateTimeField())),
-        "raw now with a schema": lambda: Author.objects.annotate(t=RawSQL("pg_catalog.now()", [], DateTimeField())),
+        "raw now with a schema": lambda: Author.objects.annotate(
+            t=RawSQL("pg_catalog.now()", [], DateTimeField())
+        ),
         "advisory lock": lambda: Author.objects.annotate(
             t=Func(Value(1), function="pg_try_advisory_xact_lock", output_field=TextField())
         ),
@@ -129,7 +161,9 @@ ONLY = {
         "system date": lambda: Author.objects.annotate(t=RawSQL("SYSDATE()", [], DateTimeField())),
         "unix time": lambda: Author.objects.annotate(t=RawSQL("UNIX_TIMESTAMP()", [], IntegerField())),
         "a uuid": lambda: Author.objects.annotate(t=RawSQL("UUID()", [], TextField())),
-        "variable": lambda: Author.objects.annotate(t=RawSQL("@@session.pseudo_thread_id", [], IntegerField())),
+        "variable": lambda: Author.objects.annotate(
+            t=RawSQL("@@session.pseudo_thread_id", [], IntegerField())
+        ),
         "own variable": lambda: Author.objects.annotate(t=RawSQL("@x", [], TextField())),
         "last insert id": lambda: Author.objects.annotate(t=RawSQL("LAST_INSERT_ID()", [], IntegerField())),
         "seeded random": lambda: Author.objects.annotate(t=RawSQL("RAND(3)", [], FloatField())),
@@ -194,7 +228,9 @@ STABLE = {
     "cast": lambda: Author.objects.annotate(x=functions.Cast("age", CharField(max_length=10))),
     "rounded": lambda: Book.objects.annotate(x=functions.Round("price"), y=functions.Floor("price")),
     "length": lambda: Author.objects.annotate(x=functions.Length("name")).filter(x__gt=1),
-    "part of a text": lambda: Author.objects.annotate(x=functions.Substr("name", 1, 1), y=functions.Left("name", 2)),
+    "part of a text": lambda: Author.objects.annotate(
+        x=functions.Substr("name", 1, 1), y=functions.Left("name", 2)
+    ),
     "greatest": lambda: Book.objects.annotate(x=functions.Greatest("pages", Value(150))),
     "null if": lambda: Book.objects.annotate(x=functions.NullIf("pages", Value(100))),
     "hash": lambda: Author.objects.annotate(x=functions.MD5("name")),
@@ -207,7 +243,9 @@ STABLE = {
         x=Window(functions.RowNumber(), order_by=F("pages").asc()),
         y=Window(functions.Lag("pages"), order_by=F("pk").asc()),
     ),
-    "aggregates": lambda: Chapter.objects.values("book").annotate(x=Count("number", distinct=True)).order_by("book"),
+    "aggregates": lambda: (
+        Chapter.objects.values("book").annotate(x=Count("number", distinct=True)).order_by("book")
+    ),
     "time of python": lambda: Book.objects.filter(created__lt=FIXED_NOW),
     "a name that sounds like a clock": lambda: Author.objects.filter(name="nowhere"),
 }
@@ -252,7 +290,9 @@ def test_function_of_the_project_is_cached_once_it_is_vouched_for(own_function, 
     """Nobody knows what a function does that a project made, until the project says so."""
 
     def read():
-        return list(Author.objects.annotate(x=Func("age", function="cachalot_double", output_field=IntegerField())))
+        return list(
+            Author.objects.annotate(x=Func("age", function="cachalot_double", output_field=IntegerField()))
+        )
 
     assert_not_cached(read, Reason.VOLATILE)
     with override_settings(CACHALOT_STABLE_FUNCTIONS=["Cachalot_Double"]):
@@ -271,12 +311,14 @@ def test_random_order_is_cached_where_a_project_wants_it(library):
         first = [book.pk for book in read()]
         assert [book.pk for book in read()] == first
         Book.objects.update(pages=5)
-        assert_not_cached(lambda: list(Book.objects.annotate(t=Now()).order_by("?")), Reason.VOLATILE, Reason.TIME_WORD)
+        assert_not_cached(
+            lambda: list(Book.objects.annotate(t=Now()).order_by("?")), Reason.VOLATILE, Reason.TIME_WORD
+        )
     assert_not_cached(read, Reason.RANDOM)
 
 
 def test_text_that_may_be_a_time_is_not_cached_as_a_parameter(library):
-    """PostgreSQL reads the parameter 'now' as the time where the column is one; so it is not cached anywhere."""
+    """PostgreSQL reads the parameter 'now' as the time where a time is meant; so it is cached nowhere."""
     Author.objects.create(name="now")
     assert_not_cached(lambda: list(Author.objects.filter(name="now")), Reason.TIME_WORD)
     assert_cached(lambda: list(Author.objects.filter(name="nowhere")))

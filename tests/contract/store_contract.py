@@ -89,7 +89,9 @@ class StoreContract:
         assert store.get_many([KEY("a"), KEY("b")]) == {KEY("a"): "1"}
         assert store.get_many([KEY("b")]) == {}
 
-    @pytest.mark.parametrize("value", ["", "text", "ü€😀\n\t", "!mark", b"", b"\x00\xff\n", b"x" * 5000, b"1", "1"])
+    @pytest.mark.parametrize(
+        "value", ["", "text", "ü€😀\n\t", "!mark", b"", b"\x00\xff\n", b"x" * 5000, b"1", "1"]
+    )
     def test_value_comes_back_equal_in_type_and_content(self, store: Store, value: str | bytes) -> None:
         """What was stored as bytes is bytes again, and a text is a text."""
         store.set_many([(KEY("a"), value)], Lifetime.ENTRY)
@@ -106,7 +108,7 @@ class StoreContract:
         assert store.get_many([key for key, _value in values]) == dict(values)
 
     def test_values_become_visible_in_their_order(self, store: Store) -> None:
-        """Who sees a later value of one set_many sees the first one as well: the clock is written before the tokens."""
+        """Who sees the second value of one set_many sees the first as well: clock, then tokens."""
         first, second = KEY("first"), KEY("second")
         store.set_many([(first, "0"), (second, "0")], Lifetime.STATE)
         rounds = 60
@@ -179,7 +181,9 @@ class StoreContract:
         assert guard.ask(GetMany((KEY("a"), KEY("b")))) == {KEY("b"): "1"}
 
     @pytest.mark.parametrize("lifetime", [Lifetime.STATE, Lifetime.LEASE])
-    def test_write_while_the_server_is_away(self, store: Store, process: Server | None, lifetime: Lifetime) -> None:
+    def test_write_while_the_server_is_away(
+        self, store: Store, process: Server | None, lifetime: Lifetime
+    ) -> None:
         """A mark or a token that did not arrive is noticed."""
         self.end(process, store)
         with pytest.raises(StoreAway):

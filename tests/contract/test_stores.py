@@ -82,14 +82,17 @@ class RaisingCache(LocMemCache):
             raise self.error
 
     def get(self, *args: Any, **kwargs: Any):
+        """Fail, or do it."""
         self._fail()
         return super().get(*args, **kwargs)
 
     def set(self, *args: Any, **kwargs: Any):
+        """Fail, or do it."""
         self._fail()
         return super().set(*args, **kwargs)
 
     def add(self, *args: Any, **kwargs: Any):
+        """Fail, or do it."""
         self._fail()
         return super().add(*args, **kwargs)
 
@@ -172,7 +175,15 @@ def calls_of(store):
 
 
 @pytest.mark.parametrize(
-    "error", [ConnectionError("gone"), TimeoutError(), ValueError("odd"), EOFError(), pickle.UnpicklingError(), KeyError(1)]
+    "error",
+    [
+        ConnectionError("gone"),
+        TimeoutError(),
+        ValueError("odd"),
+        EOFError(),
+        pickle.UnpicklingError(),
+        KeyError(1),
+    ],
 )
 def test_backend_that_raises_anything(store_of, monkeypatch, error):
     """Whatever a backend raises leaves the store as StoreAway, from each of its calls."""

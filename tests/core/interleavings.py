@@ -1,15 +1,16 @@
-"""An explicit-state enumerator: every order in which the steps of several processes can reach a cache and a database.
+"""An explicit-state enumerator: every order in which steps of processes can reach a cache and a database.
 
-A process is a generator: those of ``core.protocol`` between the requests of this module. Generators cannot be copied, so a
-process is known by the answers it was sent, and is run again from its start to learn what it asks next (once per sequence
-of answers). A state is the cache, the database and the answers of every process; states met before are not
-followed again. The search is breadth first, so that the first violation found is one of the shortest.
+A process is a generator: those of ``core.protocol`` between the requests of this module. Generators cannot
+be copied, so a process is known by the answers it was sent, and is run again from its start to learn what it
+asks next (once per sequence of answers). A state is the cache, the database and the answers of every process;
+states met before are not followed again. The search is breadth first, so the first violation found is one of
+the shortest.
 
-What may happen besides the steps: a writer dies, a commit is carried out after its client gave up, the lease of a mark ends
-once its writer is dead or done, keys are evicted, a replica catches up.
+What may happen besides the steps: a writer dies, a commit is carried out after its client gave up, the lease
+of a mark ends once its writer is dead or done, keys are evicted, a replica catches up.
 
 * G1: while no writer is in flight, every entry that would be served equals the database.
-* G2: every entry served equals a committed state at some instant inside the read; inside a snapshot, the snapshot.
+* G2: every entry served equals a committed state at some instant inside the read, or the reader's snapshot.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class World:
     :param crashes: how many writers may die.
     :param evictions: how many keys may be evicted, marks excepted.
     :param lost: how many commits may lose their client; they are carried out later, or never.
-    :param short: whether transactions with a snapshot end before the lease of a writer that began before them.
+    :param short: whether transactions with a snapshot end before the leases of writers that die.
     """
 
     processes: tuple[Process, ...]
@@ -384,7 +385,9 @@ class Enumerator:
         written = self.world.processes[number].tags
         database = tuple(version + (at in written) for at, version in enumerate(state.database))
         locals_ = tuple(
-            replace(local, seen=local.seen | {database}) if local.seen and not self._over(at, local) else local
+            replace(local, seen=local.seen | {database})
+            if local.seen and not self._over(at, local)
+            else local
             for at, local in enumerate(state.locals)
         )
         replica = state.replica if self._lagging else database
@@ -438,8 +441,8 @@ def handed_out(answer: protocol.Answer) -> Generator[Any, Any, None]:
 def snapshot_reader(tags: int = 1, *, reads_first: bool = False) -> Process:
     """Return a process that reads in a REPEATABLE READ transaction.
 
-    :param reads_first: whether its first statement is the query; otherwise another statement has fixed the snapshot, and the
-        query follows.
+    :param reads_first: whether its first statement is the query; otherwise another statement has fixed the
+        snapshot, and the query follows.
     """
 
     def program(draw: Draw) -> Generator[Any, Any, None]:

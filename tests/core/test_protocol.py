@@ -1,4 +1,4 @@
-"""The protocol, step by step and in every order: what it promises, and that the enumerator would see it broken."""
+"""The protocol, step by step and in every order, and proof that the enumerator would see it broken."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def played(generator, *answers):
     try:
         asked.append(next(generator))
         for answer in answers:
-            asked.append(generator.send(answer))
+            asked.append(generator.send(answer))  # noqa: PERF401 - what was asked before the end must be kept
     except StopIteration as stop:
         return asked, stop.value
     raise AssertionError(f"it goes on and asks {asked[-1]}")
@@ -138,7 +138,8 @@ class TestRead:
             while True:
                 generator.send(True)
         except StopIteration as stop:
-            assert stop.value.found is not Found.HIT
+            answer = stop.value
+        assert answer.found is not Found.HIT
 
     def test_replica_that_may_lag(self):
         """A hit is served on a replica at any time; rows of its own are not stored while it may lag."""
@@ -235,7 +236,7 @@ class TestOneWriterPerTag:
         assert found.hits or readers == 1
 
     def test_keys_read_and_written_one_by_one(self):
-        """No exchange with the cache has to be atomic, as long as keys are read and written in their order."""
+        """No exchange has to be atomic, as long as keys are read and written in their order."""
         found = search(writer(0, 1), reader(2), reader(2), tags=2, present=tokens(2), atomic=False, crashes=1)
         assert (found.g1, found.g2) == ([], [])
         assert found.hits
@@ -250,7 +251,12 @@ class TestOneWriterPerTag:
     def test_snapshot_while_one_commits(self, reads_first):
         """Inside a snapshot every hit equals the snapshot, and what is stored is true for everybody."""
         found = search(
-            writer(), snapshot_reader(reads_first=reads_first), reader(), present=tokens(), **ACCIDENTS, short=True
+            writer(),
+            snapshot_reader(reads_first=reads_first),
+            reader(),
+            present=tokens(),
+            **ACCIDENTS,
+            short=True,
         )
         assert (found.g1, found.g2) == ([], [])
         assert found.hits
@@ -262,7 +268,7 @@ class TestOneWriterPerTag:
         assert found.hits
 
     def test_snapshot_when_tokens_are_absent_at_first(self):
-        """A token that was drawn because a lease ended, or that was evicted, misleads no snapshot shorter than a lease."""
+        """A token drawn because a lease ended misleads no snapshot that is shorter than a lease."""
         found = search(writer(), snapshot_reader(), reader(), crashes=1, lost=1, short=True)
         assert (found.g1, found.g2) == ([], [])
         assert found.hits
@@ -270,7 +276,14 @@ class TestOneWriterPerTag:
     def test_snapshot_with_keys_read_and_written_one_by_one(self):
         """The order of clock and tokens is enough; no exchange has to be atomic."""
         found = search(
-            writer(), snapshot_reader(), reader(), present=tokens(), atomic=False, crashes=1, evictions=1, short=True
+            writer(),
+            snapshot_reader(),
+            reader(),
+            present=tokens(),
+            atomic=False,
+            crashes=1,
+            evictions=1,
+            short=True,
         )
         assert (found.g1, found.g2) == ([], [])
 
@@ -295,13 +308,13 @@ class TestLimits:
     """What the plain form of the protocol does not promise; each has its shortest way there."""
 
     def test_two_commits_that_overlap_on_a_tag(self):
-        """Between the second COMMIT and its DONE an older entry may be served, and not longer if nobody dies."""
+        """Between the second COMMIT and its DONE an older entry may be served; no longer if nobody dies."""
         found = search(writer(), writer(), reader(), reader(), present=tokens())
         assert found.g2
         assert found.g1 == []
 
     def test_second_of_two_overlapping_writers_dies(self):
-        """The window stays open if the second writer dies in it: two faults at once, bounded by the life of entries."""
+        """The window stays open if the second writer dies in it, for the life of the entry."""
         assert search(writer(), writer(), reader(), present=tokens(), crashes=1).g1
 
     def test_snapshot_older_than_a_lease(self):
@@ -467,7 +480,7 @@ def adds_in_two_steps() -> Process:
 
 
 class TestEnumerator:
-    """A checker that finds nothing proves nothing: it finds what is wrong with protocols that are known to be wrong."""
+    """A checker that finds nothing proves nothing: it finds what is wrong with wrong protocols."""
 
     def test_stamp_read_after_the_query(self):
         """Old rows are stored under the tokens of a commit they have not seen."""
@@ -517,7 +530,7 @@ class TestEnumerator:
         assert search(process, reader(), present=tokens(), lost=1).g1
 
     def test_add_that_is_not_atomic(self):
-        """A token written over a mark lets old rows be stored while a commit is in flight; if its writer dies, for good."""
+        """A token written over a mark lets old rows be stored; if the writer dies, for good."""
         assert search(writer(), adds_in_two_steps(), reader()).g2
         assert search(writer(), adds_in_two_steps(), crashes=1).g1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,9 @@ from django.db import OperationalError, connection, connections, transaction
 from cachalot.analysis.rawsql import analyse
 from cachalot.conf import current
 from cachalot.core.tags import EPOCH, EVERYTHING, NOTHING, Effects, any_of
-from cachalot.engine.session import MAX_LOCAL_RESULTS, Level, LocalResult, Session
+from cachalot.engine.isolation import Level
+from cachalot.engine.session import Session
+from cachalot.engine.transaction import MAX_LOCAL_BYTES, LocalResult
 from cachalot.orm.connection import session_of
 from tests.testapp.models import Author
 
@@ -84,12 +87,17 @@ class TestSettings:
     def test_order_of_settings_with_names(self, session):
         """Independent settings may be sent in any order."""
         other = Session(connection_of())
-        for one, statements in ((session, ("SET search_path TO a", "SET ROLE x")), (other, ("SET ROLE x", "SET search_path TO a"))):
+        for one, statements in (
+            (session, ("SET search_path TO a", "SET ROLE x")),
+            (other, ("SET ROLE x", "SET search_path TO a")),
+        ):
             for sql in statements:
                 send(one, sql)
         assert context(session) == context(other)
 
-    @pytest.mark.parametrize("back", ["RESET search_path", "SET search_path TO DEFAULT", "RESET ALL", "DISCARD ALL"])
+    @pytest.mark.parametrize(
+        "back", ["RESET search_path", "SET search_path TO DEFAULT", "RESET ALL", "DISCARD ALL"]
+    )
     def test_setting_that_is_taken_back(self, session, back):
         """After a reset the context is the first one."""
         first = context(session)
@@ -137,7 +145,9 @@ class TestSettings:
             end(session, commit=commit)
             assert context(session) == first
 
-    @pytest.mark.parametrize("sql", ["SELECT set_config(%s, %s, true)", "SELECT set_config('app.tenant', %s, true)"])
+    @pytest.mark.parametrize(
+        "sql", ["SELECT set_config(%s, %s, true)", "SELECT set_config('app.tenant', %s, true)"]
+    )
     def test_local_setting_of_a_function(self, session, sql):
         """What set_config has set for a transaction is not in force after it: the contexts differ."""
         begin(session)
@@ -275,7 +285,10 @@ class TestFrames:
     def test_own_results(self, session):
         """A write and a rollback end the own results that they touch, and those only."""
         written = begin(session)
-        results = {b"a": LocalResult((EPOCH, any_of("author")), None, b""), b"b": LocalResult((EPOCH, any_of("book")), None, b"")}
+        results = {
+            b"a": LocalResult((EPOCH, any_of("author")), None, b""),
+            b"b": LocalResult((EPOCH, any_of("book")), None, b""),
+        }
         for key, result in results.items():
             written.keep(key, result)
         savepoint(session, "s")
@@ -332,7 +345,7 @@ class TestEdges:
         assert session.transaction() is None
 
     def test_another_connection_of_the_driver(self, session):
-        """With another connection of the driver everything begins anew: settings, transaction, level, raw BEGIN."""
+        """With another connection of the driver settings, transaction and level begin anew."""
         first = context(session)
         send(session, "SET search_path TO a")
         session.begun()
@@ -419,13 +432,10 @@ class TestRealConnection:
         with transaction.atomic():
             Author.objects.create(name="Ann")
             effects = session.transaction().effects()
-            try:
-                with transaction.atomic():
-                    Author.objects.all().delete()
-                    assert len(session.transaction().frames) == 2
-                    raise ValueError
-            except ValueError:
-                pass
+            with contextlib.suppress(ZeroDivisionError), transaction.atomic():
+                Author.objects.all().delete()
+                assert len(session.transaction().frames) == 2
+                assert 1 / 0
             assert session.transaction().effects() == effects
             with transaction.atomic(savepoint=False):
                 assert len(session.transaction().frames) == 1

@@ -1,4 +1,6 @@
-"""Reads and writes of many shapes, for the state machine: each is a function of small numbers."""
+"""Reads and writes of many shapes, for the state machine: each is a function of a small number."""
+
+# ruff: noqa: D103 - a shape is what its name says
 
 from __future__ import annotations
 
@@ -205,7 +207,13 @@ def case_over_another_table(n):
 
 @read
 def ordered_by_a_subquery(n):
-    total = Bookmark.objects.filter(book=OuterRef("pk")).order_by().values("book").annotate(x=Count("pk")).values("x")
+    total = (
+        Bookmark.objects.filter(book=OuterRef("pk"))
+        .order_by()
+        .values("book")
+        .annotate(x=Count("pk"))
+        .values("x")
+    )
     return list(Book.objects.order_by(Coalesce(Subquery(total), 0), "pk").values_list("pk", flat=True))
 
 
@@ -264,7 +272,11 @@ def friends(n):
 
 @read
 def reviews_of_books(n):
-    return Book.objects.filter(reviews__stars__gte=n % 5).order_by("pk", "reviews__pk").values("pk", "reviews__text")
+    return (
+        Book.objects.filter(reviews__stars__gte=n % 5)
+        .order_by("pk", "reviews__pk")
+        .values("pk", "reviews__text")
+    )
 
 
 @read
@@ -300,7 +312,11 @@ def window(n):
 
 @read
 def functions(n):
-    return Author.objects.annotate(u=Upper("name"), l=Length("name")).filter(l__gt=1).order_by(Lower("name"), "pk")
+    return (
+        Author.objects.annotate(u=Upper("name"), l=Length("name"))
+        .filter(l__gt=1)
+        .order_by(Lower("name"), "pk")
+    )
 
 
 @read
@@ -316,7 +332,11 @@ def distinct_authors_of_tagged_books(n):
 
 @read
 def extra_column(n):
-    return Author.objects.extra(select={"double": "age * %s"}, select_params=[n]).order_by("pk").values("name", "double")
+    return (
+        Author.objects.extra(select={"double": "age * %s"}, select_params=[n])
+        .order_by("pk")
+        .values("name", "double")
+    )
 
 
 @read
@@ -407,7 +427,9 @@ def update_with_f(n):
 @write
 def update_with_a_subquery(n):
     oldest = Author.objects.order_by("-age", "pk").values("pk")[:1]
-    Chapter.objects.filter(number=n).update(title=Subquery(Author.objects.filter(pk__in=oldest).values("name")[:1]))
+    Chapter.objects.filter(number=n).update(
+        title=Subquery(Author.objects.filter(pk__in=oldest).values("name")[:1])
+    )
 
 
 @write
@@ -497,7 +519,9 @@ def raw_update(n):
 @write
 def raw_update_many(n):
     with connection.cursor() as cursor:
-        cursor.executemany("UPDATE testapp_author SET age = %s WHERE name = %s", [(n, name(n)), (n + 1, name(n + 1))])
+        cursor.executemany(
+            "UPDATE testapp_author SET age = %s WHERE name = %s", [(n, name(n)), (n + 1, name(n + 1))]
+        )
 
 
 @write

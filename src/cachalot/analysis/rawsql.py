@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Kind", "Statement", "analyse", "canonical_table"]
 
 MEMOISED_TEXTS = 4096
-MEMOISED_LENGTH = 64 * 1024  # characters; longer texts are bulk loads, each sent once
+MEMOISED_LENGTH = 8 * 1024  # characters; longer texts are bulk loads, each sent once
 
 _QUERIES = frozenset({"SELECT", "WITH", "VALUES", "TABLE", "INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE"})
 _READS = frozenset({"FETCH", "MOVE", "SHOW", "CHECKSUM", "HELP"})

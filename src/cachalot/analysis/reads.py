@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from cachalot.conf import Config
 
 MAX_KEPT = 4096
+MAX_LENGTH = 8 * 1024
+"""Readings of longer texts are not kept: there would be too many, with lists of values of every length."""
 
 _RANDOM = frozenset({"random", "rand"})
 
@@ -66,7 +68,9 @@ def read_text(sql: str, vendor: str, traced: frozenset[str], config: Config) -> 
     known = kept.get(key)
     if known is None:
         refusal = _refusal_of_text(sql, vendor, traced, config) or refusal_of_tables(traced, config)
-        known = kept[key] = Reading(traced, refusal, traced - facts.managed)
+        known = Reading(traced, refusal, traced - facts.managed)
+        if len(sql) <= MAX_LENGTH:
+            kept[key] = known
     return known
 
 

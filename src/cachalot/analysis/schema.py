@@ -1,9 +1,4 @@
-"""Facts about tables: which models own them, which writes reach further, and what stands behind a view.
-
-Models are asked first and cost nothing. Only a relation that no managed model owns (a view, a table made by
-hand, a partition) is looked up in the catalogue of the database, through the driver, so that no query count
-of the user changes.
-"""
+"""Facts about tables that models and settings state: who owns them, and which writes reach further."""
 
 from __future__ import annotations
 
@@ -13,19 +8,14 @@ from typing import TYPE_CHECKING, Any
 from django.apps import apps
 from django.db.models import deletion
 
-from cachalot.analysis.rawsql import Kind, analyse, canonical_table
-from cachalot.analysis.volatility import unstable
+from cachalot.analysis.rawsql import canonical_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from django.db import models
-    from django.db.backends.base.base import BaseDatabaseWrapper
 
     from cachalot.conf import Config
-
-MAX_DEPTH = 20
-"""Views upon views deeper than this are not followed."""
 
 
 class ModelFacts:
@@ -114,142 +104,3 @@ def vouched_for(table: str, config: Config) -> bool:
     if any(table in also for also in declared_dependencies(config).values()):
         return True
     return table in set(map(canonical_table, config.additional_tables))
-
-
-class Catalogue:
-    """What the catalogue of one database says about relations that no managed model owns.
-
-    :param connection: an open connection to it.
-    :param config: the settings of today.
-    """
-
-    def __init__(self, connection: BaseDatabaseWrapper, config: Config) -> None:
-        self._connection = connection
-        self._config = config
-
-    def tables_behind(self, relation: str) -> frozenset[str] | None:
-        """Return every relation whose writes can change what reading ``relation`` gives, ``None`` if unknown.
-
-        :param relation: canonical name.
-        """
-        found: set[str] = set()
-        return frozenset(found) if self._collect(relation, found, MAX_DEPTH) else None
-
-    def _collect(self, relation: str, found: set[str], depth: int) -> bool:
-        if relation in found:
-            return True
-        if depth == 0:
-            return False
-        found.add(relation)
-        kind, definition, kin = self._look_up(relation)
-        if kind == "table":
-            found.update(kin)
-            return True
-        return kind == "view" and all(
-            self._collect(table, found, depth - 1) for table in self._read_by(definition) or [""]
-        )
-
-    def _read_by(self, definition: str) -> frozenset[str] | None:
-        """Return what the definition of a view reads, ``None`` if its result does not follow from tables."""
-        vendor = self._connection.vendor
-        statements = analyse(definition, vendor)
-        if len(statements) != 1 or statements[0].kind is not Kind.READ:
-            return None
-        if unstable(statements[0].functions, vendor, self._config.stable_functions):
-            return None
-        return statements[0].reads
-
-    def _look_up(self, relation: str) -> tuple[str, str, frozenset[str]]:
-        """Return what kind of relation it is, its definition, and its parents and parts."""
-        look_up = _LOOK_UPS.get(self._connection.vendor)
-        if not relation or look_up is None:
-            return ("unknown", "", frozenset())
-        cursor = self._connection.connection.cursor()
-        try:
-            return look_up(cursor, relation)
-        finally:
-            cursor.close()
-
-
-def _look_up_postgresql(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]]:
-    cursor.execute(
-        "SELECT c.oid, c.relkind, c.relpersistence, pg_get_viewdef(c.oid) FROM pg_catalog.pg_class c "
-        "WHERE lower(c.relname) = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
-        [relation],
-    )
-    rows = cursor.fetchall()
-    kinds = {_text(row[1]) for row in rows}
-    if any(_text(row[2]) == "t" for row in rows):
-        return ("temporary", "", frozenset())
-    if kinds and kinds <= {"r", "p"}:
-        cursor.execute(
-            "WITH RECURSIVE up(oid) AS (SELECT oid FROM pg_catalog.pg_class WHERE lower(relname) = %s "
-            "UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN up ON i.inhrelid = up.oid), "
-            "down(oid) AS (SELECT oid FROM up UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i "
-            "JOIN down ON i.inhparent = down.oid) "
-            "SELECT DISTINCT lower(c.relname) FROM pg_catalog.pg_class c JOIN down ON c.oid = down.oid",
-            [relation],
-        )
-        return ("table", "", frozenset(_text(row[0]) for row in cursor.fetchall()))
-    if kinds == {"m"}:
-        return ("table", "", frozenset())
-    if kinds == {"v"} and len(rows) == 1:
-        return ("view", _text(rows[0][3]), frozenset())
-    return ("unknown", "", frozenset())
-
-
-def _look_up_mysql(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]]:
-    cursor.execute(
-        "SELECT t.table_type, v.view_definition FROM information_schema.tables t "
-        "LEFT JOIN information_schema.views v "
-        "ON v.table_schema = t.table_schema AND v.table_name = t.table_name "
-        "WHERE t.table_schema = DATABASE() AND lower(t.table_name) = %s",
-        [relation],
-    )
-    rows = cursor.fetchall()
-    if len(rows) != 1:
-        return ("unknown", "", frozenset())
-    kind = {"BASE TABLE": "table", "VIEW": "view"}.get(_text(rows[0][0]), "unknown")
-    return (kind, _text(rows[0][1] or ""), frozenset())
-
-
-def _look_up_sqlite(cursor: Any, relation: str) -> tuple[str, str, frozenset[str]]:
-    for catalogue in ("sqlite_temp_master", "sqlite_master"):
-        cursor.execute(
-            f"SELECT type, sql FROM {catalogue} WHERE lower(name) = ? AND type IN ('table', 'view')",  # noqa: S608
-            [relation],
-        )
-        rows = cursor.fetchall()
-        if rows and catalogue == "sqlite_temp_master":
-            return ("temporary", "", frozenset())
-        if rows:
-            kind, sql = rows[0]
-            if kind == "view":
-                return ("view", _after_as(sql), frozenset())
-            virtual = sql.upper().lstrip().startswith("CREATE VIRTUAL")
-            return ("unknown" if virtual else "table", "", frozenset())
-    return ("unknown", "", frozenset())
-
-
-def _after_as(sql: str) -> str:
-    """Return the query of ``CREATE VIEW name [(columns)] AS query``."""
-    words = sql.split()
-    for index, word in enumerate(words):
-        if (
-            word.upper() == "AS"
-            and index + 1 < len(words)
-            and words[index + 1].upper() in {"SELECT", "WITH", "VALUES"}
-        ):
-            return " ".join(words[index + 1 :])
-    return ""
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, (bytes, bytearray)) else str(value)
-
-
-_LOOK_UPS = {
-    "postgresql": _look_up_postgresql,
-    "mysql": _look_up_mysql,
-    "sqlite": _look_up_sqlite,
-}

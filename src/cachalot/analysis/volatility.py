@@ -198,7 +198,7 @@ _VOLATILE_ONLY = (
     pg_table_is_visible pg_table_size pg_total_relation_size pg_trigger_depth pg_type_is_visible pg_typeof
     pg_wal_lsn_diff col_description obj_description shobj_description to_regclass to_regtype format_type
     random_bytes random_normal randomblob rand release_all_locks release_lock row_count rownum schema
-    scope_identity session_user sessiontimezone setval sleep sqlite_compileoption_get
+    scope_identity session_user sessiontimezone set_config setval sleep sqlite_compileoption_get
     sqlite_compileoption_used sqlite_source_id sqlite_version statement_timestamp suser_name suser_sname
     sys_context sys_guid sysdate sysdatetime sysdatetimeoffset system_user systimestamp sysutcdatetime
     tablesample timeofday total_changes transaction_timestamp txid_current txid_current_if_assigned

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from cachalot.analysis.rawsql import Kind, Statement, analyse, canonical_table
+from cachalot.analysis.rawsql import Kind, Statement, canonical_table
 from cachalot.analysis.schema import written_with
 from cachalot.analysis.volatility import may_write
 from cachalot.core.tags import EVERYTHING, NOTHING, Effects
@@ -32,19 +32,14 @@ def effects_of_query(query: Any, config: Config) -> Effects:
     return effects_on(frozenset(map(canonical_table, names)), config)
 
 
-def effects_of_text(sql: str, vendor: str, config: Config) -> Effects:
-    """Return what the text of a write says it changes, for one that contains more than columns and values."""
-    total = NOTHING
-    for statement in analyse(sql, vendor):
-        total |= effects_of_statement(statement, vendor, config)
-    return total
+def unknown_functions(statement: Statement, vendor: str, config: Config) -> frozenset[str]:
+    """Return the functions a statement calls of which it is not known by name that they change nothing."""
+    return may_write(statement.functions, vendor, config.stable_functions)
 
 
-def effects_of_statement(statement: Statement, vendor: str, config: Config) -> Effects:
-    """Return what one statement changes."""
+def effects_of_statement(statement: Statement, config: Config) -> Effects:
+    """Return what one statement changes, its functions left out of account."""
     if statement.kind in _UNKNOWN:
-        return EVERYTHING
-    if may_write(statement.functions, vendor, config.stable_functions):
         return EVERYTHING
     return effects_on(statement.writes, config) if statement.writes else NOTHING
 

@@ -22,6 +22,10 @@ FORMAT = "c3"
 """Changes when tags of old and new releases no longer mean the same; entries have a number of their own."""
 
 
+MAX_TAGS = 10_000
+"""Keys kept per database, so that they are not computed again."""
+
+
 def digest(*parts: bytes) -> bytes:
     """Return 16 bytes that differ whenever the sequence of ``parts`` differs."""
     h = blake2b(digest_size=16)
@@ -57,13 +61,14 @@ class Namespace:
     def __init__(self, identity: bytes) -> None:
         self.root = f"{FORMAT}:{digest(identity).hex()[:20]}"
         self.clock = f"{self.root}:w"
-        self.registry = f"{self.root}:i"
         self._tags: dict[Tag, str] = {}
 
     def tag(self, tag: Tag) -> str:
         """Return the key of ``tag``."""
         key = self._tags.get(tag)
         if key is None:
+            if len(self._tags) > MAX_TAGS:
+                self._tags.clear()
             name = digest(tag.scope.value.encode(), tag.table.encode()).hex()
             key = self._tags[tag] = f"{self.root}:v:{name}"
         return key
@@ -75,6 +80,14 @@ class Namespace:
     def hold(self, tag: Tag) -> str:
         """Return the key that says that replicas may not have the last write of ``tag`` yet."""
         return f"{self.tag(tag)}:h"
+
+    def relation(self, name: str) -> str:
+        """Return the key of what the catalogue says about a relation."""
+        return f"{self.root}:b:{digest(name.encode()).hex()}"
+
+    def ever(self, tag: Tag) -> str:
+        """Return the key that says that ``tag`` was invalidated at least once."""
+        return f"{self.tag(tag)}:i"
 
     def entry(self, name: str) -> str:
         """Return the key of the entry called ``name``."""

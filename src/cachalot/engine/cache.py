@@ -6,20 +6,22 @@ the guard carries steps to the store, and this module asks them in the right ord
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cachalot.codecs.pickled import DecodeError, decode_all
+from cachalot.codecs.pickled import DecodeError, decode, decode_all, encode
 from cachalot.conf import Config, current
 from cachalot.core import protocol
 from cachalot.core.decisions import Decision, Reason
 from cachalot.core.envelope import BadEnvelope, Entry, open_sealed, seal
 from cachalot.core.keys import Namespace, draw
 from cachalot.core.protocol import Answer, Found, Keys, WriteKeys
-from cachalot.core.steps import Committed
+from cachalot.core.steps import Committed, GetMany
 from cachalot.core.tags import Effects, Tag
 from cachalot.engine import registry, scopes
-from cachalot.engine.session import Level, LocalResult, Session, Transaction
+from cachalot.engine.isolation import Level
+from cachalot.engine.transaction import LocalResult, Transaction
 from cachalot.observe.events import CacheEvent, WriteEvent, emit
 from cachalot.stores.base import StoreAway
 
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachalot.engine.guard import Guard
+    from cachalot.engine.session import Session
 
 Result = TypeVar("Result")
 
@@ -104,12 +107,15 @@ class QueryCache:
     :param alias: key of ``settings.CACHES``.
     :param guard: the way to its store.
     :param secret: with which entries are sealed.
+    :param doubtful: whether writes may have gone by while another cache was in use (``override_settings``).
     """
 
-    def __init__(self, alias: str, guard: Guard, secret: bytes) -> None:
+    def __init__(self, alias: str, guard: Guard, secret: bytes, *, doubtful: bool = False) -> None:
         self.alias = alias
         self.guard = guard
         self._secret = secret
+        self._doubtful = doubtful
+        self._cleared: set[str] = set()
 
     # Reads.
 
@@ -124,6 +130,7 @@ class QueryCache:
         if put_off is not None and put_off.of(session.namespace(config).root).touches(query.tags):
             return Lookup(Decision.bypass(Reason.UNCOMMITTED, "its invalidation is put off"))
         try:
+            self._clear_doubts(session, config)
             transaction = session.transaction()
             if transaction is None:
                 return self._look_shared(session, query, config, None)
@@ -131,11 +138,18 @@ class QueryCache:
         except StoreAway as error:
             return Lookup(Decision.bypass(Reason.CACHE_AWAY, str(error)))
 
+    def _clear_doubts(self, session: Session, config: Config) -> None:
+        space = session.namespace(config)
+        if self._doubtful and space.root not in self._cleared:
+            keys = write_keys(space, session, Effects(everything=True), config)
+            self.guard.run(protocol.bump(keys, draw))
+            self._cleared.add(space.root)
+
     def _look_shared(
         self, session: Session, query: Query, config: Config, transaction: Transaction | None
     ) -> Lookup:
         answer = self._ask(session, query, config)
-        publish = transaction is None or not transaction.effects()
+        publish = transaction is None or not transaction.written()
         return self._lookup(query, answer, _ticket(query, answer.stamp, transaction, shared=publish))
 
     def _look_inside(
@@ -145,7 +159,7 @@ class QueryCache:
         if level is Level.DIRTY:
             return Lookup(Decision.bypass(Reason.READ_UNCOMMITTED))
         if level is Level.STATEMENT:
-            if transaction.effects().touches(query.tags):
+            if transaction.written().touches(query.tags):
                 return self._look_local(session, query, config, transaction)
             return self._look_shared(session, query, config, transaction)
         return self._look_in_snapshot(session, query, config, transaction, level)
@@ -168,7 +182,7 @@ class QueryCache:
         if own is not None:
             return Lookup(Decision.hit("own result of the transaction"), decode_all(own.payload))
         mine = _ticket(query, None, transaction, shared=False)
-        if transaction.effects().touches(query.tags):
+        if transaction.written().touches(query.tags):
             return Lookup(Decision.bypass(Reason.UNCOMMITTED), ticket=mine)
         if level is Level.SERIALIZABLE:
             return Lookup(Decision.bypass(Reason.SERIALIZABLE), ticket=mine)
@@ -182,7 +196,7 @@ class QueryCache:
             # The database must choose the snapshot by a statement of its own, or it could not see later that
             # a row we served was changed by somebody else before this transaction writes it.
             return Lookup(Decision.bypass(Reason.SNAPSHOT, "the first read of the transaction"), ticket=mine)
-        publish = not transaction.effects()
+        publish = not transaction.written()
         return self._lookup(query, answer, _ticket(query, answer.stamp, transaction, shared=publish))
 
     def before_statement(self, session: Session, config: Config) -> None:
@@ -251,7 +265,7 @@ class QueryCache:
             if not ticket.shared:
                 transaction.keep(query.digest, LocalResult(query.tags, ticket.stamp, payload))
                 return True
-            if transaction.effects():
+            if transaction.written():
                 return False
         if ticket.stamp is None:
             return False
@@ -304,13 +318,14 @@ class QueryCache:
             return execute()
         config = current()
         put_off = scopes.deferred.get()
-        if put_off is not None:
-            put_off.note(session.namespace(config).root, session.connection.alias, effects)
+        root = session.namespace(config).root
+        if put_off is not None and put_off.note(root, session.connection.alias, effects):
             return execute()
         attempt = _Attempt(session, execute)
         self.guard.commit(write_keys(session.namespace(config), session, effects, config), attempt)
         if attempt.error is not None:
-            raise attempt.error
+            error, attempt.error = attempt.error, None
+            raise error
         self.announce(session, effects, source)
         result: Result = attempt.result
         return result
@@ -321,15 +336,41 @@ class QueryCache:
         session.notices.append(effects)
         emit(WriteEvent(session.connection.alias, effects.tables, effects.everything, source))
 
-    def invalidate(self, session: Session, effects: Effects, source: str = "api") -> None:
-        """End all results that ``effects`` touch, for a write that is committed already."""
+    def invalidate(
+        self, session: Session, effects: Effects, source: str = "api", *, announced: bool = True
+    ) -> None:
+        """End all results that ``effects`` touch, for a write that is committed already.
+
+        :param announced: whether those who listen are told now.
+        """
         config = current()
         keys = write_keys(session.namespace(config), session, effects, config)
         try:
             self.guard.run(protocol.bump(keys, draw))
         except StoreAway:
             self.guard.remember(keys)
-        self.announce(session, effects, source)
+        if announced:
+            self.announce(session, effects, source)
+
+    # Facts that are kept beside results.
+
+    def kept_fact(self, key: str, epoch: bytes) -> Any:
+        """Return what was kept under ``key`` in the same state of the schema, else ``None``.
+
+        :raises StoreAway: the cache does not answer.
+        """
+        value = self.guard.ask(GetMany((key,))).get(key)
+        try:
+            entry = open_sealed(key.encode(), self._secret, value)
+            return decode(entry.payload) if entry.stamp == epoch else None
+        except (BadEnvelope, DecodeError):
+            return None
+
+    def keep_fact(self, key: str, epoch: bytes, fact: Any) -> None:
+        """Keep a fact that is true in this state of the schema."""
+        entry = Entry(epoch, 0, encode(fact))
+        with suppress(StoreAway):
+            self.guard.run(protocol.fill(key, seal(key.encode(), self._secret, entry)))
 
 
 class _Attempt:
@@ -347,7 +388,7 @@ class _Attempt:
         except BaseException as error:  # noqa: BLE001 - raised again as soon as the cache knows
             self.error = error
             return Committed.NO if self._session.commit_failed_for_sure() else Committed.UNKNOWN
-        return Committed.YES
+        return Committed.UNKNOWN if self._session.answers_later() else Committed.YES
 
 
 def _decision(answer: Answer) -> Decision:

@@ -20,6 +20,7 @@ logger = logging.getLogger("cachalot")
 
 _caches: dict[str, QueryCache | None] = {}
 _lock = threading.Lock()
+_switched = False
 
 
 def query_cache(alias: str) -> QueryCache | None:
@@ -40,7 +41,8 @@ def _make(alias: str) -> QueryCache | None:
     with _lock:
         if alias not in _caches:
             secret = derive_secret(settings.SECRET_KEY)
-            _caches[alias] = QueryCache(alias, Guard(store), secret) if store.fit else None
+            guard = Guard(store)
+            _caches[alias] = QueryCache(alias, guard, secret, doubtful=_switched) if store.fit else None
         return _caches[alias]
 
 
@@ -57,8 +59,10 @@ def forget() -> None:
 
 
 def _forget_when_changed(*, setting: str, **_kwargs: Any) -> None:
-    if setting in {"CACHES", "SECRET_KEY"}:
+    global _switched  # noqa: PLW0603 - once settings change under a process, they may have changed before
+    if setting in {"CACHES", "CACHALOT_CACHE", "SECRET_KEY"}:
         with _lock:
+            _switched = True
             _caches.clear()
 
 

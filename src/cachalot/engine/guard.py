@@ -9,12 +9,15 @@ remembered here, and nothing is served again by this process before they have be
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
+from cachalot.conf import current
 from cachalot.core import protocol
 from cachalot.core.keys import draw
 from cachalot.core.protocol import WriteKeys
@@ -33,6 +36,19 @@ LONGEST_PAUSE = 15.0
 Result = TypeVar("Result")
 
 
+_guards: WeakSet[Guard] = WeakSet()
+
+
+def _after_fork() -> None:
+    """Give a forked process locks that no thread of its parent holds."""
+    for guard in _guards:
+        guard.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class Guard:
     """A store that may be away.
 
@@ -46,8 +62,15 @@ class Guard:
         self._lock = threading.RLock()
         self._pause = 0.0
         self._until = 0.0
-        self._undelivered: dict[str, set[str]] = {}
+        self._undelivered: dict[str, tuple[set[str], set[str]]] = {}
         self._unmarked = 0
+        self._quarantine = 0.0
+        self._trying = False
+        _guards.add(self)
+
+    def renew_lock(self) -> None:
+        """Forget who holds the lock."""
+        self._lock = threading.RLock()
 
     def closed(self) -> bool:
         """Return whether the cache is to be left alone for now."""
@@ -56,7 +79,9 @@ class Guard:
     def remember(self, keys: WriteKeys) -> None:
         """Keep an invalidation that could not be delivered: its tags must die before anything is served."""
         with self._lock:
-            self._undelivered.setdefault(keys.clock, set()).update(keys.tags)
+            tags, holds = self._undelivered.setdefault(keys.clock, (set(), set()))
+            tags.update(keys.tags)
+            holds.update(keys.holds)
 
     def commit(self, keys: WriteKeys, execute: Callable[[], Committed]) -> None:
         """Carry out the whole of ``protocol.commit``; the cache cannot make it fail.
@@ -91,7 +116,9 @@ class Guard:
         with self._lock:
             self._unmarked += 1
         try:
-            execute()
+            if execute() is Committed.UNKNOWN:
+                # The server may still commit, and there is no mark that would say so.
+                self._quarantine = self._now() + current().lease
         finally:
             self.remember(keys)
             with self._lock:
@@ -102,13 +129,13 @@ class Guard:
     def undelivered(self) -> int:
         """Return how many tags wait for the cache to come back."""
         with self._lock:
-            return sum(len(keys) for keys in self._undelivered.values())
+            return sum(len(tags) for tags, _holds in self._undelivered.values())
 
     def forget(self) -> None:
         """Start anew, as in a new process. For tests."""
         with self._lock:
             self._undelivered.clear()
-            self._pause = self._until = 0.0
+            self._pause = self._until = self._quarantine = 0.0
 
     def run(self, steps: Generator[Any, Any, Result]) -> Result:
         """Carry out a generator of store steps.
@@ -133,7 +160,7 @@ class Guard:
 
         :raises StoreAway: the cache does not answer, or is left alone after an error.
         """
-        if self.closed():
+        if self._pause and not self._may_try():
             raise StoreAway("the cache did not answer a moment ago")
         try:
             answer = self._carry_out(step)
@@ -160,11 +187,13 @@ class Guard:
         if not self._undelivered:
             return
         with self._lock:
-            for clock_key, keys in list(self._undelivered.items()):
+            if self._now() < self._quarantine:
+                raise StoreAway("a commit may still be in flight that the cache does not know of")
+            for clock_key, (tags, holds) in list(self._undelivered.items()):
                 # A question first: a server that is still away costs one call, also where errors are
                 # swallowed.
                 self.ask(GetMany((clock_key,)))
-                self._finish_bump(protocol.bump(WriteKeys(tuple(keys), clock_key), draw))
+                self._finish_bump(protocol.bump(WriteKeys(tuple(tags), clock_key, tuple(holds)), draw))
                 del self._undelivered[clock_key]
 
     def _finish_bump(self, steps: Generator[Any, Any, bool]) -> None:
@@ -188,11 +217,22 @@ class Guard:
             return False
         return True
 
+    def _may_try(self) -> bool:
+        """Let one thread ask when the pause is over, and keep the others away until it has its answer."""
+        with self._lock:
+            if self._now() < self._until:
+                return False
+            self._trying = True
+            self._until = self._now() + self._pause
+            return True
+
     def _open(self, error: StoreAway) -> None:
         with self._lock:
             first = not self._pause
-            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
-            self._until = self._now() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries
+            if first or self._trying:
+                self._trying = False
+                self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+                self._until = self._now() + self._pause * random.uniform(0.8, 1.2)  # noqa: S311 - spreads retries
         if first:
             logger.warning("The cache does not answer; queries go to the database until it does. %s", error)
             emit(CacheEvent("away", str(error)))
@@ -200,5 +240,6 @@ class Guard:
     def _close(self) -> None:
         with self._lock:
             self._pause = self._until = 0.0
+            self._trying = False
         logger.warning("The cache answers again.")
         emit(CacheEvent("back", ""))

@@ -2,19 +2,18 @@
 
 Nothing here takes part in deciding whether a result may be served. The time of the last invalidation is
 written in the token of the table. A token that was evicted must not bring back an older answer, for example
-"never": fragments stored under it would come back. So every writer once adds the tables it writes to a
-register, and a table that stands there but has no token gets a new one, which is later than all before.
+"never": fragments stored under it would come back. So each writer leaves a note beside the token,
+once, and a table that has a note but no token gets a new one, which is later than all before.
 """
 
 from __future__ import annotations
 
-import threading
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from cachalot.core.keys import Namespace, draw, drawn_at
 from cachalot.core.protocol import CREATED
-from cachalot.core.steps import Add, GetMany, Lifetime, SetMany
+from cachalot.core.steps import Add, GetMany, Lifetime
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:
@@ -26,30 +25,29 @@ if TYPE_CHECKING:
 TIE_SECONDS = 0.05
 """Several times are joined to one within this width, so that it changes whenever one of them does."""
 
-_known: dict[tuple[str, str], set[str]] = {}
-_lock = threading.Lock()
+MAX_KNOWN = 10_000
+
+_known: set[tuple[str, str]] = set()
 
 
 def forget() -> None:
     """Forget what this process has written, as a new one would. For tests."""
-    with _lock:
-        _known.clear()
+    _known.clear()
 
 
 def note(cache: QueryCache, space: Namespace, effects: Effects) -> None:
-    """Add the tables of a write to the register, once per process and table."""
-    names = {tag.table for tag in effects.tags()}
-    with _lock:
-        known = _known.setdefault((cache.alias, space.registry), set())
-        if names <= known:
+    """Note that tags were invalidated, once per process and tag."""
+    for tag in effects.tags():
+        key = (cache.alias, space.ever(tag))
+        if key in _known:
+            continue
+        if len(_known) > MAX_KNOWN:
+            _known.clear()
+        try:
+            cache.guard.ask(Add(key[1], 1, Lifetime.STATE))
+        except StoreAway:
             return
-        known |= names
-    try:
-        listed = _listed(cache.guard.ask(GetMany((space.registry,))).get(space.registry))
-        cache.guard.ask(SetMany(((space.registry, "\n".join(sorted(listed | known))),), Lifetime.STATE))
-    except StoreAway:
-        with _lock:
-            _known[cache.alias, space.registry] -= names
+        _known.add(key)
 
 
 def tokens_of_invalidations(
@@ -60,15 +58,15 @@ def tokens_of_invalidations(
     :param tags: tags and their keys.
     :raises StoreAway: the cache does not answer.
     """
-    pairs = list(tags)
-    got = cache.guard.run(_read((space.registry, *(key for _tag, key in pairs))))
-    listed = _listed(got.get(space.registry)) | _known.get((cache.alias, space.registry), set())
+    pairs = [(key, space.ever(tag)) for tag, key in tags]
+    got = cache.guard.run(_read(tuple(key for pair in pairs for key in pair)))
     tokens = []
-    for tag, key in pairs:
+    for key, ever in pairs:
         token = got.get(key)
+        listed = ever in got or (cache.alias, ever) in _known
         if not isinstance(token, str):
-            token = _create(cache, key) if tag.table in listed else None
-        elif token.startswith(CREATED) and tag.table not in listed:
+            token = _create(cache, key) if listed else None
+        elif token.startswith(CREATED) and not listed:
             token = None
         if token is not None:
             tokens.append(token)
@@ -97,10 +95,6 @@ def joined(tokens: list[str]) -> float:
         return times[0] if times else 0.0
     share = int.from_bytes(blake2b("\n".join(tokens).encode(), digest_size=4).digest(), "big") / 2**32
     return max(times) // TIE_SECONDS * TIE_SECONDS + share * TIE_SECONDS
-
-
-def _listed(value: object) -> set[str]:
-    return set(value.split("\n")) if isinstance(value, str) else set()
 
 
 def now() -> float:

@@ -7,6 +7,7 @@ Scopes are ContextVars, so they hold for the block of code that asked, through `
 from __future__ import annotations
 
 import enum
+import threading
 from contextvars import ContextVar
 
 from cachalot.core.tags import NOTHING, Effects
@@ -28,11 +29,25 @@ class Deferred:
     """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = False
         self.effects: dict[str, tuple[str, Effects]] = {}
 
-    def note(self, root: str, alias: str, effects: Effects) -> None:
-        """Add what was written to the database whose keys begin with ``root``."""
-        self.effects[root] = (alias, self.of(root) | effects)
+    def note(self, root: str, alias: str, effects: Effects) -> bool:
+        """Add what was written to the database whose keys begin with ``root``.
+
+        :returns: whether it was added; not after the end of the scope, which a task may outlive.
+        """
+        with self._lock:
+            if not self._closed:
+                self.effects[root] = (alias, self.of(root) | effects)
+            return not self._closed
+
+    def close(self) -> list[tuple[str, Effects]]:
+        """End the scope, and return what was put off, with an alias of each database."""
+        with self._lock:
+            self._closed = True
+            return list(self.effects.values())
 
     def of(self, root: str) -> Effects:
         """Return what was written to the database whose keys begin with ``root``."""

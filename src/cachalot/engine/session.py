@@ -8,148 +8,57 @@ everything starts anew.
 
 from __future__ import annotations
 
-import enum
 import os
+import threading
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakSet
 
-from cachalot.analysis.params import UnencodableParameter, encode_param, encode_params
+from cachalot.analysis.params import UnencodableParameter, encode_param
 from cachalot.analysis.rawsql import Kind
 from cachalot.core.keys import Namespace, digest
-from cachalot.core.tags import NOTHING, Effects, Tag
+from cachalot.core.tags import NOTHING, Effects
+from cachalot.engine import isolation, scopes
+from cachalot.engine.context import SessionContext
 from cachalot.engine.identity import entry_identity, namespace, primary_of
+from cachalot.engine.isolation import Level
+from cachalot.engine.transaction import Frame, Transaction
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from cachalot.analysis.rawsql import Statement
+    from cachalot.analysis.trace import Trace
     from cachalot.conf import Config
 
-MAX_LOCAL_RESULTS = 1000
+_KNOWN_STATES = frozenset({0, 2, 3})
+"""libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR: the server has answered."""
 
-_WITHOUT_EFFECT = frozenset(
-    {
-        "application_name",
-        "client_min_messages",
-        "deadlock_timeout",
-        "foreign_key_checks",
-        "idle_in_transaction_session_timeout",
-        "innodb_lock_wait_timeout",
-        "jit",
-        "lock_timeout",
-        "lock_wait_timeout",
-        "statement_timeout",
-        "synchronous_commit",
-        "unique_checks",
-        "work_mem",
-    }
-)
-"""Settings that cannot change what a SELECT returns."""
-
-_NOT_RESET = ("role", "session authorization")
+_altered: WeakSet[Any] = WeakSet()
+"""Connections of drivers that were given away, to a pool, with settings that no new one has."""
 
 
-class Level(enum.Enum):
-    """What a transaction sees of the commits of others.
+class Work(threading.local):
+    """What the ORM is doing on a connection at this moment; a shared connection has one for each thread.
 
-    STATEMENT: each statement sees what was committed before it. SNAPSHOT: all statements see the state at the
-    first one. SERIALIZABLE: the database must see every read to find conflicts. DIRTY: rows may be seen that
-    are never committed.
+    :ivar expected: texts of statements of the ORM that the cursor will see.
+    :ivar writing: how many writes of the ORM are under way, one inside the other.
+    :ivar trace: of the statement that is being compiled.
+    :ivar surprises: what the text of a write has shown that was not known before.
     """
 
-    STATEMENT = "statement"
-    SNAPSHOT = "snapshot"
-    SERIALIZABLE = "serializable"
-    DIRTY = "dirty"
+    def __init__(self) -> None:
+        self.expected: frozenset[str] = frozenset()
+        self.writing = 0
+        self.trace: Trace | None = None
+        self.surprises = NOTHING
 
 
-_LEVELS = {
-    "read uncommitted": Level.DIRTY,
-    "read committed": Level.STATEMENT,
-    "repeatable read": Level.SNAPSHOT,
-    "serializable": Level.SERIALIZABLE,
-}
-
-
-@dataclass
-class LocalResult:
-    """A result that only this transaction may see again.
-
-    :param tags: what it depends on.
-    :param stamp: the tokens of its tags before its query; ``None`` in a snapshot, where others cannot change
-        it.
-    :param payload: the encoded rows, so that each caller gets its own.
-    """
-
-    tags: tuple[Tag, ...]
-    stamp: bytes | None
-    payload: bytes
-
-
-@dataclass
-class Frame:
-    """What was written since a savepoint.
-
-    :param name: name of the savepoint; empty for the transaction itself.
-    :param settings: settings of the session when it began; a rollback brings them back.
-    """
-
-    name: str
-    settings: dict[str, bytes]
-    effects: Effects = NOTHING
-
-
-@dataclass
-class Transaction:
-    """One transaction of one connection.
-
-    :param frames: what was written, by savepoint; the first is the transaction itself.
-    :param local: results of its own.
-    :param clock: the clock of the database before the first statement; ``None`` if unknown, see
-        ``clock_read``.
-    :param pinned: whether a statement has fixed the snapshot.
-    :param serial: grows with every write and rollback.
-    :param real: whether the database itself has begun it.
-    :param began_with: name of the savepoint that began it, in SQLite.
-    """
-
-    frames: list[Frame]
-    local: dict[bytes, LocalResult] = field(default_factory=dict)
-    clock: str | None = None
-    clock_read: bool = False
-    pinned: bool = False
-    serial: int = 0
-    real: bool = True
-    began_with: str | None = None
-
-    def effects(self) -> Effects:
-        """Return everything written so far and not rolled back."""
-        total = NOTHING
-        for frame in self.frames:
-            total |= frame.effects
-        return total
-
-    def note(self, effects: Effects) -> None:
-        """Note a write; own results that it touches are forgotten."""
-        self.frames[-1].effects |= effects
-        self.forget(effects)
-
-    def forget(self, effects: Effects) -> None:
-        """Forget own results that ``effects`` touch, and those that are being read at this moment."""
-        self.serial += 1
-        self.local = {key: one for key, one in self.local.items() if not effects.touches(one.tags)}
-
-    def become_real(self) -> None:
-        """Note that the database has begun it since it was last asked: its snapshot is not known."""
-        self.real = self.clock_read = True
-        self.clock = None
-        self.local = {}
-
-    def keep(self, key: bytes, result: LocalResult) -> None:
-        """Keep a result for this transaction, within bounds."""
-        if len(self.local) < MAX_LOCAL_RESULTS:
-            self.local[key] = result
+class _Identity(NamedTuple):
+    config: Config
+    settings: dict[str, Any]
+    space: Namespace
+    entries: bytes
 
 
 class Session:
@@ -160,31 +69,34 @@ class Session:
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         self.connection = connection
-        self.expected: frozenset[str] = frozenset()
-        self.writing = 0
-        self.trace: Any = None
-        self.surprises = NOTHING
+        self.work = Work()
         self.initialising = False
         self.manual = False
         self.notices: list[Effects] = []
+        self.settings = SessionContext()
         self._driver: Any = None
-        self._identity: tuple[Config, str, Namespace, bytes] | None = None
         self._begin_anew()
 
     def _begin_anew(self) -> None:
         """Forget everything that belonged to the last connection of the driver."""
+        self._give_away()
         self._driver = self.connection.connection
         self._incarnation = os.urandom(12)
-        self._identity = None
+        self._identity: _Identity | None = None
         self._transaction: Transaction | None = None
         self._raw = False
         self._autocommit_off = False
-        self._settings: dict[str, bytes] = {}
-        self._local_settings: dict[str, bytes] = {}
-        self._chain = b""
-        self._unknown_setting = False
+        self.settings = SessionContext()
         self._level: Level | None = None
         self._server_level: Level | None = None
+        with suppress(TypeError):
+            self.settings.unknown = self._driver is not None and self._driver in _altered
+
+    def _give_away(self) -> None:
+        """Remember that a connection which a pool may hand out again is not as a new one would be."""
+        if self._driver is not None and not (self.settings.pristine() and self._level is None):
+            with suppress(TypeError):
+                _altered.add(self._driver)
 
     def _check_driver(self) -> None:
         if self._driver is not self.connection.connection:
@@ -192,22 +104,22 @@ class Session:
 
     # Identity and context of the session.
 
-    def _identify(self, config: Config) -> tuple[Config, str, Namespace, bytes]:
+    def _identify(self, config: Config) -> _Identity:
         self._check_driver()
-        name = str(self.connection.settings_dict.get("NAME"))
         known = self._identity
-        if known is None or known[0] is not config or known[1] != name:
-            known = self._identity = (
-                config,
-                name,
-                namespace(self.connection, config, self._incarnation),
-                entry_identity(self.connection, config),
-            )
+        if known is None or known.config is not config or known.settings != self.connection.settings_dict:
+            settings = {
+                key: dict(value) if isinstance(value, dict) else value
+                for key, value in self.connection.settings_dict.items()
+            }
+            space = namespace(self.connection, config, self._incarnation)
+            known = _Identity(config, settings, space, entry_identity(self.connection, config))
+            self._identity = known
         return known
 
     def namespace(self, config: Config) -> Namespace:
         """Return the keys of the database behind this connection."""
-        return self._identify(config)[2]
+        return self._identify(config).space
 
     def primary_alias(self, config: Config) -> str:
         """Return the alias under which the database is known to those who name keys."""
@@ -226,57 +138,31 @@ class Session:
 
         :raises Exception: whatever ``CACHALOT_KEY_CONTEXT`` raises.
         """
-        identity = self._identify(config)[3]
-        if self._unknown_setting:
+        identity = self._identify(config).entries
+        if self.settings.unknown:
             return None
         connection = self.connection
-        parts = [identity, self._chain]
-        for settings in (self._settings, self._local_settings):
-            for name in sorted(settings):
-                parts += [name.encode(), settings[name]]
-            parts.append(b"|")
+        parts = [identity, *self.settings.parts()]
         parts.append(str(getattr(connection, "schema_name", "")).encode())
         parts.append(str(connection.timezone_name).encode())
         if config.key_context is not None:
+            # It may read from the database, but not from here again.
+            token = scopes.mode.set(scopes.Mode.OFF)
             try:
                 parts.append(encode_param(config.key_context(connection)))
             except UnencodableParameter:
                 return None
+            finally:
+                scopes.mode.reset(token)
         return digest(*parts)
 
     def setting_changed(self, statement: Statement, sql: str, params: Any) -> None:
-        """Note a statement that has changed a setting of the session.
-
-        A setting whose name can be read replaces its last value. All others form a chain: the state of the
-        session is a function of the sequence of such statements, whatever they mean.
-        """
-        if statement.name == "*" and statement.verb == "DISCARD":
-            self._settings, self._local_settings, self._chain = {}, {}, b""
-            self._unknown_setting = False
-            return
-        if statement.name in _WITHOUT_EFFECT:
-            return
-        try:
-            value = digest(sql.encode(), encode_params(params))
-        except UnencodableParameter:
-            self._unknown_setting = True
-            return
-        name = statement.name
-        if self._chain or not name:
-            self._chain = digest(self._chain, value)
-        elif name == "*":
-            self._settings = {key: kept for key, kept in self._settings.items() if key in _NOT_RESET}
-        elif statement.local:
-            self._local_settings = {**self._local_settings, name: value}
-        else:
-            self._settings = {key: kept for key, kept in self._settings.items() if key != name}
-            self._local_settings = {key: kept for key, kept in self._local_settings.items() if key != name}
-            if not statement.reset:
-                self._settings[name] = value
+        """Note a statement that has changed a setting of the session."""
+        self.settings.changed(statement, sql, params)
 
     def setting_unknown(self) -> None:
-        """Note that from now on nothing is known about what this session sees."""
-        self._unknown_setting = True
+        """Note that from now on it is not known what this session sees."""
+        self.settings.unknown = True
 
     # The transaction.
 
@@ -292,7 +178,7 @@ class Session:
             return None
         real = self._begun()
         if self._transaction is None:
-            self._transaction = Transaction([Frame("", self._settings)], real=real)
+            self._transaction = Transaction([Frame("", self.settings.settings)], real=real)
         elif real and not self._transaction.real:
             self._transaction.become_real()
         return self._transaction
@@ -312,44 +198,32 @@ class Session:
 
     def level(self) -> Level:
         """Return what the transaction of this connection sees of others."""
-        connection = self.connection
-        if connection.vendor == "sqlite":
+        if self.connection.vendor == "sqlite":
             # Without BEGIN each SELECT of SQLite is a transaction of its own, whatever Django calls it.
-            driver = connection.connection
-            return Level.SNAPSHOT if getattr(driver, "in_transaction", True) else Level.STATEMENT
-        if self._level is not None:
-            return self._level
-        if connection.vendor == "postgresql":
-            return self._level_of_postgresql()
-        if connection.vendor == "mysql":
-            name = getattr(connection, "isolation_level", None) or "repeatable read"
-            return _LEVELS.get(str(name).lower(), Level.SERIALIZABLE)
-        return Level.SERIALIZABLE
+            return Level.SNAPSHOT if self._begun() else Level.STATEMENT
+        own = None if self._transaction is None else self._transaction.level
+        return own or self._level or self._usual_level()
 
-    def _level_of_postgresql(self) -> Level:
-        configured = (self.connection.settings_dict.get("OPTIONS") or {}).get("isolation_level")
-        if configured is not None:
-            name = str(getattr(getattr(self.connection, "isolation_level", None), "name", ""))
-            return _postgresql_level(name.replace("_", " "))
+    def _usual_level(self) -> Level:
+        level = isolation.configured(self.connection)
+        if level is not None:
+            return level
         if self._server_level is None:
-            self._server_level = self._ask_server_level()
+            self._server_level = isolation.asked(self.connection)
         return self._server_level or Level.SERIALIZABLE
 
-    def _ask_server_level(self) -> Level | None:
-        """Ask once per connection; SHOW takes no snapshot (PostgreSQL, src/backend/tcop/pquery.c)."""
-        with suppress(Exception), self.connection.connection.cursor() as cursor:
-            cursor.execute("SHOW default_transaction_isolation")
-            return _postgresql_level(str(cursor.fetchone()[0]))
-        return None
+    def level_changed(self, name: str, *, once: bool) -> None:
+        """Note an isolation level set by hand.
 
-    def level_changed(self, name: str) -> None:
-        """Note an isolation level set by hand. It is kept until the connection ends: the strictest wins."""
-        order = (Level.STATEMENT, Level.SNAPSHOT, Level.SERIALIZABLE, Level.DIRTY)
-        level = _LEVELS.get(name.lower(), Level.SERIALIZABLE)
-        if self.connection.vendor == "postgresql":
-            level = _postgresql_level(name)
-        current = self._level or self.level()
-        self._level = max(current, level, key=order.index)
+        :param name: the level.
+        :param once: whether for this transaction only. Otherwise it is kept until the connection ends, and of
+            several the strictest wins.
+        """
+        level = isolation.named(name, self.connection.vendor)
+        if once and self._transaction is not None:
+            self._transaction.level = level
+        else:
+            self._level = isolation.stricter(self._level or self.level(), level)
 
     # Edges of the transaction.
 
@@ -357,6 +231,16 @@ class Session:
         """Note a BEGIN that was sent as a statement."""
         self._check_driver()
         self._raw = True
+
+    def begun_by(self, statement: Statement) -> bool:
+        """Return whether a statement releases the savepoint that began the transaction, and so commits it.
+
+        In SQLite a SAVEPOINT outside of a transaction begins one (manual, SAVEPOINT, 1).
+        """
+        if statement.kind is not Kind.RELEASE or self.connection.vendor != "sqlite":
+            return False
+        transaction = self.transaction()
+        return transaction is not None and transaction.began_with == statement.name
 
     def autocommit_set(self, *, off: bool) -> None:
         """Note that autocommit was set by a statement, which has committed what was open."""
@@ -367,12 +251,12 @@ class Session:
         """Note the end of the transaction, after a commit or a rollback."""
         self._transaction = None
         self._raw = False
-        self._local_settings = {}
+        self.settings.transaction_ended()
 
     def rolled_back(self) -> None:
         """Note that the transaction was rolled back."""
-        if self._transaction is not None and self.connection.vendor == "postgresql":
-            self._settings = self._transaction.frames[0].settings
+        if self._transaction is not None:
+            self._restore(self._transaction.frames[0].settings)
         self.ended()
 
     def outside(self) -> bool:
@@ -388,39 +272,25 @@ class Session:
         if transaction is not None:
             if begins:
                 transaction.began_with = name
-            transaction.frames.append(Frame(name, self._settings))
-
-    def begun_by(self, statement: Statement) -> bool:
-        """Return whether a statement releases the savepoint that began the transaction, and so commits it.
-
-        In SQLite a SAVEPOINT outside of a transaction begins one (manual, SAVEPOINT, 1).
-        """
-        if statement.kind is not Kind.RELEASE or self.connection.vendor != "sqlite":
-            return False
-        transaction = self.transaction()
-        return transaction is not None and transaction.began_with == statement.name
+            transaction.savepoint(name, self.settings.settings)
 
     def release(self, name: str) -> None:
-        """Note that a savepoint was released: what was written since belongs to the level below."""
+        """Note that a savepoint was released."""
         transaction = self.transaction()
-        index = _index(transaction, name)
-        if transaction is None or index is None:
-            return
-        for frame in transaction.frames[index:]:
-            transaction.frames[index - 1].effects |= frame.effects
-        del transaction.frames[index:]
+        if transaction is not None:
+            transaction.release(name)
 
     def roll_back_to(self, name: str) -> None:
-        """Note that what was written since a savepoint is gone. The savepoint itself stays."""
+        """Note that what was done since a savepoint is gone."""
         transaction = self.transaction()
-        index = _index(transaction, name)
-        if transaction is None or index is None:
-            return
-        for frame in transaction.frames[index:]:
-            transaction.forget(frame.effects)
+        settings = None if transaction is None else transaction.roll_back_to(name)
+        if settings is not None:
+            self._restore(settings)
+
+    def _restore(self, settings: Any) -> None:
+        """PostgreSQL takes settings back with the transaction in which they were made; others do not."""
         if self.connection.vendor == "postgresql":
-            self._settings = transaction.frames[index].settings
-        transaction.frames[index:] = [Frame(name, self._settings)]
+            self.settings.settings = settings
 
     def commit_failed_for_sure(self) -> bool:
         """Return whether, after an error in what would have committed, nothing was committed for sure."""
@@ -438,22 +308,7 @@ class Session:
                 return True
         return False
 
-
-_KNOWN_STATES = frozenset({0, 2, 3})
-"""libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR: the server has answered."""
-
-
-def _postgresql_level(name: str) -> Level:
-    """PostgreSQL treats READ UNCOMMITTED as READ COMMITTED (manual, 13.2 Transaction Isolation)."""
-    level = _LEVELS.get(name.lower(), Level.SERIALIZABLE)
-    return Level.STATEMENT if level is Level.DIRTY else level
-
-
-def _index(transaction: Transaction | None, name: str) -> int | None:
-    """Return where the newest savepoint called ``name`` is."""
-    if transaction is None:
-        return None
-    for index in range(len(transaction.frames) - 1, 0, -1):
-        if transaction.frames[index].name == name:
-            return index
-    return None
+    def answers_later(self) -> bool:
+        """Return whether the server may not have run yet what was sent (the pipeline mode of psycopg 3)."""
+        pgconn = getattr(self.connection.connection, "pgconn", None)
+        return bool(getattr(pgconn, "pipeline_status", 0))

@@ -1,14 +1,14 @@
 """Subclasses of the compilers of a backend, made once per class: all of the ORM passes through them.
 
 A compiler for reads asks the cache before it asks the database. A compiler for writes says what it will
-change. Both report what they compile to the trace of the statement, and announce the text they send, so that
-the cursor's seam does not take it for a raw statement.
+change, and announces the text it sends, so that the cursor's seam does not take it for a raw statement. What
+a compiler for reads sends is looked at there like any other statement: it may call a function that writes.
+Both report what they compile to the trace of the statement.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import EmptyResultSet
@@ -20,16 +20,18 @@ from django.db.models.sql.compiler import (
 )
 from django.db.models.sql.constants import GET_ITERATOR_CHUNK_SIZE, MULTI, SINGLE
 
+from cachalot.analysis.rawsql import analyse
 from cachalot.analysis.trace import Trace
-from cachalot.analysis.writes import effects_of_query, effects_of_text
+from cachalot.analysis.writes import effects_of_query
 from cachalot.conf import current
 from cachalot.core.decisions import Decision, Reason
 from cachalot.engine.caches import query_cache
 from cachalot.orm import reading, writing
 from cachalot.orm.relations import with_relations
+from cachalot.orm.statements import effects_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from cachalot.engine.session import Session
 
@@ -57,17 +59,6 @@ def _make(cls: type) -> type:
     return type(cls.__name__, (mixin, cls), {"__module__": cls.__module__, "__qualname__": cls.__qualname__})
 
 
-@contextmanager
-def expecting(session: Session, *texts: str) -> Iterator[None]:
-    """Announce the texts of statements of the ORM to the cursor's seam."""
-    before = session.expected
-    session.expected = before.union(texts)
-    try:
-        yield
-    finally:
-        session.expected = before
-
-
 class Seam:
     """What both kinds of compilers do: they trace."""
 
@@ -78,8 +69,8 @@ class Seam:
     def compile(self, node: Any) -> Any:
         """Compile a node, and record it."""
         session = self.connection.__dict__.get(_SESSION)
-        if session is not None and session.trace is not None:
-            session.trace.visit(node)
+        if session is not None and session.work.trace is not None:
+            session.work.trace.visit(node)
         return super().compile(node)  # type: ignore[misc]
 
 
@@ -116,20 +107,23 @@ class ReadSeam(Seam):
         if refusal is not None:
             return self._run_uncached(session, run, refusal, started)
         trace = Trace()
-        before, session.trace = session.trace, trace
+        before, session.work.trace = session.work.trace, trace
         try:
             sql, params = self.as_sql()
         except EmptyResultSet:
             return iter([]) if result_type == MULTI else None
         finally:
-            session.trace = before
+            session.work.trace = before
         if not sql:
             return iter([]) if result_type == MULTI else None
         self._cachalot_compiled = (sql, params)
         request = reading.Request(
             self, sql, params, frozenset(trace.tables), result_type == SINGLE, chunked_fetch
         )
-        return reading.answer(session, request, self._expected(session, sql, run), started)
+        try:
+            return reading.answer(session, request, run, started)
+        finally:
+            self._cachalot_compiled = None
 
     def _run_uncached(
         self, session: Session, run: Callable[[], Any], decision: Decision, started: float
@@ -141,19 +135,10 @@ class ReadSeam(Seam):
             return run()
         self._cachalot_compiled = (sql, params)
         try:
-            return self._expected(session, sql, run)()
+            return run()
         finally:
+            self._cachalot_compiled = None
             reading.report(session, decision, sql, frozenset(), started)
-
-    def _expected(self, session: Session, sql: str, run: Callable[[], Any]) -> Callable[[], Any]:
-        def expected() -> Any:
-            try:
-                with expecting(session, sql):
-                    return run()
-            finally:
-                self._cachalot_compiled = None
-
-        return expected
 
 
 class WriteSeam(Seam):
@@ -162,19 +147,19 @@ class WriteSeam(Seam):
     def as_sql(self, *args: Any, **kwargs: Any) -> Any:
         """Return the statement, or the statements, and announce the text."""
         session = self.connection.__dict__.get(_SESSION)
-        if session is None or not session.writing:
+        if session is None or not session.work.writing:
             return super().as_sql(*args, **kwargs)  # type: ignore[misc]
         trace = Trace()
-        before, session.trace = session.trace, trace
+        before, session.work.trace = session.work.trace, trace
         try:
             result = super().as_sql(*args, **kwargs)  # type: ignore[misc]
         finally:
-            session.trace = before
+            session.work.trace = before
         texts = [sql for sql, _params in (result if isinstance(result, list) else [result])]
-        session.expected = session.expected.union(texts)
+        session.work.expected = session.work.expected.union(texts)
         if trace.expressions:
             for text in texts:
-                session.surprises |= effects_of_text(text, self.connection.vendor, current())
+                session.work.surprises |= effects_of(session, analyse(text, self.connection.vendor))
         return result
 
     def execute_sql(self, *args: Any, **kwargs: Any) -> Any:

@@ -45,8 +45,8 @@ def attach(connection: BaseDatabaseWrapper) -> None:
     _replace(connection, "set_autocommit", _setting_mode(session))
     _replace(connection, "run_and_clear_commit_hooks", _running_hooks(session))
     _replace(connection, "init_connection_state", _initialising(session))
-    _replace(connection, "make_cursor", _making_cursor(session))
-    _replace(connection, "make_debug_cursor", _making_cursor(session))
+    _replace(connection, "make_cursor", _making_cursor)
+    _replace(connection, "make_debug_cursor", _making_cursor)
     original = connection.ops.compiler
     connection.ops.__dict__["compiler"] = lambda name: traced_class(original(name))
     connection.execute_wrappers.insert(0, StatementWrapper(session))
@@ -166,11 +166,8 @@ def _initialising(session: Session) -> Callable[[Original], Original]:
     return make
 
 
-def _making_cursor(session: Session) -> Callable[[Original], Original]:
-    def make(original: Original) -> Original:
-        def make_cursor(cursor: Any) -> Any:
-            return seeing_cursor(original(cursor), session)
+def _making_cursor(original: Original) -> Original:
+    def make_cursor(cursor: Any) -> Any:
+        return seeing_cursor(original(cursor))
 
-        return make_cursor
-
-    return make
+    return make_cursor

@@ -1,39 +1,29 @@
-"""Raw statements: what reaches the database without a compiler.
+"""The cursors of a connection: every statement that passes them is seen.
 
-Every statement passes the execute wrapper, also those of the ORM, which announces its own text beforehand.
-The rest is read by the tokenizer: reads pass, writes are noted or carried out between MARK and DONE, what is
-not understood changes everything, and BEGIN, COMMIT, ROLLBACK, SAVEPOINT and SET move the session.
-``callproc``, ``copy`` and the like do not pass the wrapper, so the cursor's class is extended for them.
+Every statement passes the execute wrapper, also those of the ORM; the writes of the ORM have announced their
+text beforehand, and ``statements`` looks at all others. ``callproc``, ``copy`` and the like do not pass the
+wrapper, so the class of the cursor is extended for them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cachalot.analysis.rawsql import Kind, Statement, analyse
-from cachalot.analysis.writes import effects_of_statement
-from cachalot.conf import current
-from cachalot.core.tags import NOTHING, Effects
-from cachalot.engine.caches import query_cache
-from cachalot.orm.notices import announce
-from cachalot.orm.relations import with_relations
+from cachalot.analysis.rawsql import Kind, analyse
+from cachalot.orm.statements import UNKNOWN, before, effects_of, pin, run_raw
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from django.db.backends.utils import CursorWrapper
 
-    from cachalot.engine.cache import QueryCache
     from cachalot.engine.session import Session
 
-Execute = Callable[[], Any]
+    Seen = Callable[..., Any]
 
-_UNKNOWN = (Statement(Kind.UNKNOWN, "", frozenset(), frozenset(), frozenset(), frozenset()),)
-_EDGES = frozenset({Kind.BEGIN, Kind.COMMIT, Kind.ROLLBACK, Kind.PREPARE_TRANSACTION})
-_DEFINES = frozenset({"CREATE", "ALTER", "DROP", "RENAME"})
-_COMMITS_FIRST = frozenset({Kind.UNKNOWN, Kind.BEGIN, Kind.CONTEXT})
-"""Kinds among which are the statements that end a transaction of MySQL by themselves (manual, 13.3.3)."""
+_SESSION = "_cachalot_session"
 
 
 class StatementWrapper:
@@ -50,10 +40,10 @@ class StatementWrapper:
         session = self._session
         if session.initialising:
             return execute(sql, params, many, context)
-        if isinstance(sql, str) and sql in session.expected:
-            _before(session)
+        if isinstance(sql, str) and sql in session.work.expected:
+            before(session)
             result = execute(sql, params, many, context)
-            _pin(session)
+            pin(session)
             return result
         text = text_of(sql, context)
         return run_raw(session, text, lambda: execute(sql, params, many, context), params)
@@ -77,208 +67,13 @@ def text_of(sql: Any, context: Any) -> str | None:
         return None
 
 
-def run_raw(session: Session, sql: str | None, execute: Execute, params: Any = None) -> Any:
-    """Run a raw statement.
-
-    :param sql: its text, ``None`` if it cannot be known.
-    :param execute: runs it.
-    :param params: its parameters, for settings of the session.
-    """
-    statements = _UNKNOWN if sql is None else analyse(sql, session.connection.vendor)
-    cache = query_cache(current().cache)
-    if cache is None:
-        return execute()
-    _before(session, statements, sql or "")
-    try:
-        return _run(session, cache, statements, sql or "", execute, params)
-    finally:
-        if session.transaction() is None:
-            announce(session)
-
-
-def _run(
-    session: Session,
-    cache: QueryCache,
-    statements: tuple[Statement, ...],
-    sql: str,
-    execute: Execute,
-    params: Any,
-) -> Any:
-    single = statements[0] if len(statements) == 1 else None
-    if single is not None and (single.kind in _EDGES or session.begun_by(single)):
-        return _run_edge(session, cache, single, execute, fixes=_fixes(sql))
-    if session.connection.vendor == "mysql" and any(_commits(one) for one in statements):
-        return _run_commit(session, cache, statements, sql, execute)
-    effects = _effects(session, statements)
-    if any(one.kind in _EDGES or session.begun_by(one) for one in statements):
-        return _run_mixed(session, cache, statements, effects, execute)
-    outside = session.outside()
-    result = _run_write(session, cache, statements, effects, execute) if effects else execute()
-    _after(session, statements, sql, params, outside=outside)
-    return result
-
-
-def _effects(session: Session, statements: tuple[Statement, ...]) -> Effects:
-    config = current()
-    total = NOTHING
-    for statement in statements:
-        if not config.invalidate_raw and statement.verb not in _DEFINES:
-            continue
-        total |= effects_of_statement(statement, session.connection.vendor, config)
-    return with_relations(session, total, config)
-
-
-def _before(session: Session, statements: tuple[Statement, ...] = (), sql: str = "") -> None:
-    """Read the clock before a statement that may fix a snapshot."""
-    cache = query_cache(current().cache)
-    if cache is None:
-        return
-    if statements and all(one.kind in _FIXES_NOTHING for one in statements) and not _fixes(sql):
-        return
-    cache.before_statement(session, current())
-
-
-_FIXES_NOTHING = frozenset(
-    {
-        Kind.BEGIN,
-        Kind.SAVEPOINT,
-        Kind.RELEASE,
-        Kind.ROLLBACK_TO,
-        Kind.ROLLBACK,
-        Kind.CONTEXT,
-        Kind.ISOLATION,
-        Kind.HARMLESS,
-    }
-)
-
-
-def _fixes(sql: str) -> bool:
-    """Return whether a BEGIN takes its snapshot at once (IMMEDIATE, WITH CONSISTENT SNAPSHOT)."""
-    words = sql.upper().split()
-    return "IMMEDIATE" in words or "EXCLUSIVE" in words or "SNAPSHOT" in words
-
-
-def _pin(session: Session) -> None:
-    transaction = session.transaction()
-    if transaction is not None:
-        transaction.pinned = True
-
-
-def _run_write(
-    session: Session, cache: QueryCache, statements: tuple[Statement, ...], effects: Effects, execute: Execute
-) -> Any:
-    transaction = session.transaction()
-    ends = session.connection.vendor == "mysql" and any(one.kind in _COMMITS_FIRST for one in statements)
-    if transaction is not None and ends:
-        # It may have committed what came before; and if it has not, that is still to be committed.
-        transaction.note(effects)
-        return cache.finish(session, transaction.effects(), execute, "raw")
-    return cache.write(session, effects, execute, "raw")
-
-
-def _commits(statement: Statement) -> bool:
-    """Return whether a statement that changes no rows ends a transaction of MySQL (manual, 13.3.3)."""
-    return statement.name == "autocommit" or statement.verb in {"LOCK", "UNLOCK"}
-
-
-def _run_commit(
-    session: Session, cache: QueryCache, statements: tuple[Statement, ...], sql: str, execute: Execute
-) -> Any:
-    transaction = session.transaction()
-    effects = _effects(session, statements) | (NOTHING if transaction is None else transaction.effects())
-    result = cache.finish(session, effects, execute, "raw")
-    if any(one.name == "autocommit" for one in statements):
-        session.autocommit_set(off=sql.rstrip(" ;\n").upper().endswith(("0", "OFF", "FALSE")))
-    return result
-
-
-def _run_edge(
-    session: Session, cache: QueryCache, statement: Statement, execute: Execute, *, fixes: bool
-) -> Any:
-    """Run BEGIN, COMMIT, ROLLBACK or PREPARE TRANSACTION sent as a statement."""
-    if statement.kind is Kind.COMMIT or session.begun_by(statement):
-        result = cache.commit(session, execute)
-    elif statement.kind is Kind.BEGIN and session.connection.vendor == "mysql":
-        result = cache.commit(session, execute)
-        session.begun()
-    else:
-        clock = cache.read_clock(session.namespace(current())) if fixes else None
-        result = execute()
-        _note_edge(session, statement, clock, fixes=fixes)
-    if statement.chain:
-        session.begun()
-    return result
-
-
-def _note_edge(session: Session, statement: Statement, clock: str | None, *, fixes: bool) -> None:
-    if statement.kind is not Kind.BEGIN:
-        session.rolled_back()
-        return
-    session.begun()
-    if statement.isolation:
-        session.level_changed(statement.isolation)
-    transaction = session.transaction()
-    if transaction is not None and fixes:
-        transaction.clock, transaction.clock_read = clock, True
-
-
-def _run_mixed(
-    session: Session, cache: QueryCache, statements: tuple[Statement, ...], effects: Effects, execute: Execute
-) -> Any:
-    """Run several statements in one text, some of which begin or end a transaction: it may commit all."""
-    transaction = session.transaction()
-    total = effects | (NOTHING if transaction is None else transaction.effects())
-    result = cache.finish(session, total, execute, "raw")
-    for statement in statements:
-        if statement.kind is Kind.BEGIN:
-            session.begun()
-        elif statement.kind in _EDGES or session.begun_by(statement):
-            session.ended()
-    still = session.transaction()
-    if still is not None:
-        still.note(total)
-        still.clock_read = True
-    return result
-
-
-def _after(
-    session: Session, statements: tuple[Statement, ...], sql: str, params: Any, *, outside: bool
-) -> None:
-    for statement in statements:
-        kind = statement.kind
-        if kind is Kind.CONTEXT:
-            session.setting_changed(statement, sql, params)
-            if statement.verb == "USE":
-                session.setting_unknown()
-        elif kind is Kind.ISOLATION:
-            session.level_changed(statement.isolation)
-        elif kind is Kind.SAVEPOINT:
-            session.savepoint(statement.name, begins=outside)
-        elif kind is Kind.RELEASE:
-            session.release(statement.name)
-        elif kind is Kind.ROLLBACK_TO:
-            session.roll_back_to(statement.name)
-        elif kind is Kind.UNKNOWN and _makes_temporary(sql):
-            session.setting_unknown()
-        if kind in {Kind.READ, Kind.WRITE, Kind.UNKNOWN}:
-            _pin(session)
-
-
-def _makes_temporary(sql: str) -> bool:
-    """Return whether a statement may make a temporary table, which no other connection sees."""
-    text = sql.upper()
-    return not text or "TEMP" in text or "ATTACH" in text
-
-
-# What does not pass the execute wrapper.
-
-_COPIES = frozenset({"copy", "copy_expert", "copy_from", "copy_to", "stream", "executescript"})
-
-
 class _Seeing:
-    """Mixed into the class of a cursor wrapper."""
+    """Mixed into the class of a cursor wrapper.
 
-    _cachalot_session: Session
+    The session is found through the connection: another package may make instances of a subclass of its own.
+    """
+
+    db: Any
 
     def callproc(self, procname: str, params: Any = None, kparams: Any = None) -> Any:
         """Call a stored procedure, after which anything may have changed."""
@@ -286,35 +81,39 @@ class _Seeing:
         def execute() -> Any:
             return super(_Seeing, self).callproc(procname, params, kparams)  # type: ignore[misc]
 
-        return run_raw(self._cachalot_session, None, execute)
+        session = self.db.__dict__.get(_SESSION)
+        return execute() if session is None else run_raw(session, f"CALL {procname}()", execute)
 
     def __getattr__(self, name: str) -> Any:
         value = super().__getattr__(name)  # type: ignore[misc]
-        if name in _COPIES:
-            return _SEEN[name](self._cachalot_session, value, self)
-        return value
+        return _seen(self, name, value) if name in _SEEN else value
+
+
+def _seen(cursor: Any, name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of the driver's cursor whose statements are seen."""
+    session = cursor.db.__dict__.get(_SESSION)
+    return original if session is None else _SEEN[name](session, original, cursor)
 
 
 _classes: dict[type, type] = {}
 
 
-def seeing_cursor(cursor: CursorWrapper, session: Session) -> CursorWrapper:
+def seeing_cursor(cursor: CursorWrapper) -> CursorWrapper:
     """Let a cursor's ``callproc``, ``copy`` and ``executescript`` be seen."""
     kind = type(cursor)
     seeing = _classes.get(kind)
     if seeing is None:
         # CursorDebugWrapper has some of them as methods of its own, which __getattr__ would not see.
-        own = {name: _seen_method(kind, name) for name in _COPIES if hasattr(kind, name)}
+        own = {name: _seen_method(kind, name) for name in _SEEN if hasattr(kind, name)}
         seeing = _classes[kind] = type(kind.__name__, (_Seeing, kind), {"__module__": kind.__module__, **own})
     cursor.__class__ = seeing
-    cursor.__dict__["_cachalot_session"] = session
     return cursor
 
 
 def _seen_method(kind: type, name: str) -> Callable[..., Any]:
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         original = partial(getattr(kind, name), self)
-        return _SEEN[name](self._cachalot_session, original, self)(*args, **kwargs)
+        return _seen(self, name, original)(*args, **kwargs)
 
     return method
 
@@ -324,7 +123,10 @@ def _seen_copy(session: Session, copy: Callable[..., Any], cursor: Any) -> Calla
 
     @contextmanager
     def seen(statement: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        _before(session)
+        text = text_of(statement, {"cursor": cursor})
+        before(session)
+        # Now, because the connection cannot be asked for anything while rows are being copied.
+        effects = effects_of(session, UNKNOWN if text is None else analyse(text, session.connection.vendor))
         manager = copy(statement, *args, **kwargs)
         value = manager.__enter__()
         left: list[Any] = []
@@ -338,7 +140,7 @@ def _seen_copy(session: Session, copy: Callable[..., Any], cursor: Any) -> Calla
             if not manager.__exit__(type(error), error, error.__traceback__):
                 raise
         else:
-            run_raw(session, text_of(statement, {"cursor": cursor}), leave)
+            run_raw(session, text, leave, effects=effects)
 
     return seen
 
@@ -381,7 +183,7 @@ def _seen_stream(session: Session, run: Callable[..., Any], cursor: Any) -> Call
     """``stream`` of psycopg 3, whose rows arrive until the iteration ends."""
 
     def seen(statement: Any, *args: Any, **kwargs: Any) -> Any:
-        _before(session)
+        before(session)
         text = text_of(statement, {"cursor": cursor})
         if text is not None and all(
             one.kind is Kind.READ for one in analyse(text, session.connection.vendor)
@@ -392,7 +194,7 @@ def _seen_stream(session: Session, run: Callable[..., Any], cursor: Any) -> Call
     return seen
 
 
-_SEEN: dict[str, Callable[[Session, Callable[..., Any], Any], Callable[..., Any]]] = {
+_SEEN: dict[str, Callable[[Session, Seen, Any], Seen]] = {
     "copy": _seen_copy,
     "copy_expert": _seen_statement,
     "copy_from": _seen_table,

@@ -64,11 +64,11 @@ def compile_request(session: Session, compiler: Any) -> reading.Request:
     :raises EmptyResultSet: its result is known without asking the database.
     """
     trace = Trace()
-    before, session.trace = session.trace, trace
+    before, session.work.trace = session.work.trace, trace
     try:
         sql, params = compiler.as_sql()
     finally:
-        session.trace = before
+        session.work.trace = before
     if not sql:
         raise EmptyResultSet
     return reading.Request(compiler, sql, params, frozenset(trace.tables), single=False, chunked=False)

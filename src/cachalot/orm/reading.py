@@ -69,7 +69,7 @@ def refusal_before_compiling(session: Session, query: Any, *, chunked: bool) -> 
         return Decision.bypass(Reason.EXPLAIN)
     if query.select_for_update:
         return Decision.bypass(Reason.LOCKING)
-    if session.writing:
+    if session.work.writing:
         return Decision.bypass(Reason.WRITES, "in the middle of a write")
     if session.broken():
         return Decision.bypass(Reason.NOT_UNDERSTOOD, "the connection is in need of repair")

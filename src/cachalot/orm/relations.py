@@ -1,30 +1,37 @@
 """Relations that no managed model owns: asks the catalogue once per state of the schema.
 
-What the catalogue says is kept for the token of the epoch under which it was read. DDL, wherever it happens,
-gives the epoch a new token, so a redefined view is looked up again; and because the keys of the tags are part
-of a stamp, an entry made under the old definition does not match the new one.
+What the catalogue says is kept, in this process and in the cache, for the token of the epoch under which it
+was read. DDL, wherever it is committed, gives the epoch a new token, so a redefined view is looked up again;
+and because the keys of the tags are part of a stamp, an entry made under the old definition does not match
+the new one. A transaction that has itself changed the schema keeps nothing.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cachalot.analysis.schema import Catalogue, model_facts, vouched_for
-from cachalot.core.protocol import is_mark
-from cachalot.core.steps import GetMany
-from cachalot.core.tags import EPOCH, Effects
-from cachalot.engine.cache import QueryCache, tag_keys
+from cachalot.analysis.catalogue import Behind, Catalogue
+from cachalot.analysis.schema import model_facts, vouched_for
+from cachalot.core import protocol
+from cachalot.core.keys import draw
+from cachalot.core.protocol import Keys
+from cachalot.core.tags import EPOCH, EVERYTHING, Effects
+from cachalot.engine.cache import tag_keys
 from cachalot.engine.caches import query_cache
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:
     from cachalot.conf import Config
+    from cachalot.engine.cache import QueryCache
     from cachalot.engine.session import Session
 
-Behind = dict[str, frozenset[str] | None]
+MAX_KEPT = 10_000
 
-_kept: dict[str, tuple[str, Config, Behind]] = {}
+_kept: dict[tuple[str, bytes, str], Behind] = {}
+
+
+class NotAskedError(Exception):
+    """The catalogue could not be read just now."""
 
 
 def tables_behind(
@@ -34,21 +41,17 @@ def tables_behind(
 
     :raises StoreAway: the cache does not answer.
     """
-    found: set[str] = set()
-    asked = {relation for relation in relations if not vouched_for(relation, config)}
-    found |= relations - asked
-    if asked:
-        epoch = _epoch(session, cache, config)
-        if epoch is None:
+    found = set(relations)
+    for relation in sorted(relations):
+        if vouched_for(relation, config):
+            continue
+        try:
+            behind = _behind(session, cache, relation, config)
+        except NotAskedError:
             return None
-        behind = _behind(session, epoch, config)
-        for relation in sorted(asked):
-            if relation not in behind:
-                behind[relation] = _look_up(session, cache, relation, config)
-            tables = behind[relation]
-            if tables is None:
-                return None
-            found |= tables
+        if behind.reading is None:
+            return None
+        found |= behind.reading
     return frozenset(found)
 
 
@@ -60,47 +63,80 @@ def with_relations(session: Session, effects: Effects, config: Config) -> Effect
         return effects
     tables = set(effects.tables)
     for relation in strange:
-        tables |= _known_or_looked_up(session, cache, relation, config) or frozenset()
+        if vouched_for(relation, config):
+            continue
+        try:
+            behind = _behind(session, cache, relation, config)
+        except (NotAskedError, StoreAway):
+            return EVERYTHING
+        if behind.writing is None:
+            return EVERYTHING
+        tables |= behind.writing
     return Effects(frozenset(tables))
 
 
-def _known_or_looked_up(
-    session: Session, cache: QueryCache, relation: str, config: Config
-) -> frozenset[str] | None:
-    with suppress(StoreAway):
-        epoch = _epoch(session, cache, config)
-        if epoch is not None:
-            behind = _behind(session, epoch, config)
-            if relation not in behind:
-                behind[relation] = _look_up(session, cache, relation, config)
-            return behind[relation]
-    return _look_up(session, cache, relation, config)
-
-
-def _epoch(session: Session, cache: QueryCache, config: Config) -> str | None:
-    space = session.namespace(config)
-    (key,) = tag_keys(space, session, (EPOCH,), config)
-    token = cache.guard.run(_read(key))
-    return token if isinstance(token, str) and not is_mark(token) else None
-
-
-def _read(key: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - a generator of one step
-    got = yield GetMany((key,))
-    return got.get(key)
-
-
-def _behind(session: Session, epoch: str, config: Config) -> Behind:
-    root = session.namespace(config).root
-    kept = _kept.get(root)
-    if kept is None or kept[0] != epoch or kept[1] is not config:
-        kept = _kept[root] = (epoch, config, {})
-    return kept[2]
-
-
-def _look_up(session: Session, cache: QueryCache, relation: str, config: Config) -> frozenset[str] | None:
-    session.connection.ensure_connection()
-    cache.before_statement(session, config)
+def may_write(session: Session, functions: frozenset[str], config: Config) -> bool:
+    """Return whether functions that are not known by name may change rows, as far as the catalogue knows."""
     try:
-        return Catalogue(session.connection, config).tables_behind(relation)
+        session.connection.ensure_connection()
+        return bool(Catalogue(session.connection, config).functions_that_write(functions))
     except Exception:  # noqa: BLE001 - a catalogue that cannot be read says nothing
-        return None
+        return True
+
+
+def _behind(session: Session, cache: QueryCache, relation: str, config: Config) -> Behind:
+    """Return what stands behind a relation.
+
+    :raises NotAskedError: the catalogue cannot be read just now.
+    :raises StoreAway: the cache does not answer.
+    """
+    transaction = session.transaction()
+    epoch = (
+        None
+        if transaction is not None and transaction.written().everything
+        else _epoch(session, cache, config)
+    )
+    if epoch is None:
+        return _look_up(session, cache, relation, config)
+    key = (session.namespace(config).root, epoch, relation)
+    if key not in _kept:
+        if len(_kept) > MAX_KEPT:
+            _kept.clear()
+        _kept[key] = _shared(session, cache, relation, epoch, config)
+    return _kept[key]
+
+
+def _epoch(session: Session, cache: QueryCache, config: Config) -> bytes | None:
+    """Return the stamp of the epoch, ``None`` while a commit that changes it is in flight."""
+    space = session.namespace(config)
+    keys = Keys(None, tag_keys(space, session, (EPOCH,), config), space.clock)
+    return cache.guard.run(protocol.read(keys, lambda _value: None, draw)).stamp
+
+
+def _shared(session: Session, cache: QueryCache, relation: str, epoch: bytes, config: Config) -> Behind:
+    """Return what the cache has kept of the catalogue, or look it up and let the cache keep it."""
+    key = session.namespace(config).relation(relation)
+    found = cache.kept_fact(key, epoch)
+    if found is None:
+        behind = _look_up(session, cache, relation, config)
+        cache.keep_fact(key, epoch, (_listed(behind.reading), _listed(behind.writing)))
+        return behind
+    reading, writing = found
+    return Behind(_set(reading), _set(writing))
+
+
+def _listed(tables: frozenset[str] | None) -> list[str] | None:
+    return None if tables is None else sorted(tables)
+
+
+def _set(tables: Any) -> frozenset[str] | None:
+    return None if tables is None else frozenset(tables)
+
+
+def _look_up(session: Session, cache: QueryCache, relation: str, config: Config) -> Behind:
+    try:
+        session.connection.ensure_connection()
+        cache.before_statement(session, config)
+        return Catalogue(session.connection, config).behind(relation)
+    except Exception as error:
+        raise NotAskedError from error

@@ -25,19 +25,19 @@ def run(session: Session, cache: QueryCache, effects: Effects, execute: Callable
     """
 
     def expected() -> Any:
-        before = session.expected
-        session.writing += 1
+        before = session.work.expected
+        session.work.writing += 1
         try:
             return execute()
         finally:
-            session.writing -= 1
-            session.expected = before
+            session.work.writing -= 1
+            session.work.expected = before
 
-    surprises, session.surprises = session.surprises, NOTHING
+    surprises, session.work.surprises = session.work.surprises, NOTHING
     try:
         return cache.write(session, effects, expected, "orm")
     finally:
-        found, session.surprises = session.surprises, surprises
+        found, session.work.surprises = session.work.surprises, surprises
         _add(session, cache, Effects(found.tables - effects.tables, found.everything))
         if session.transaction() is None:
             announce(session)

@@ -8,7 +8,10 @@ exchange for each write of tokens).
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from django.core.cache import caches
@@ -59,6 +62,16 @@ def _plain(owner: Any) -> bool:
     """
     modules = {getattr(getattr(type(owner), name, None), "__module__", "") for name in _USED}
     return modules <= _PLAIN_MODULES
+
+
+def _raised_by_signal_handler(error: BaseException) -> bool:
+    """Return whether an exception only happened to arrive here, like the time limit of a task queue."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    handlers = (signal.getsignal(number) for number in signal.valid_signals())
+    codes = {getattr(handler, "__code__", None) for handler in handlers}
+    frames = (frame.f_code for frame, _line in traceback.walk_tb(error.__traceback__))
+    return any(code in codes for code in frames)
 
 
 def fit(cache: BaseCache) -> bool:
@@ -134,6 +147,8 @@ class DjangoCacheStore:
         try:
             return self._method(name)(*args, **kwargs)
         except Exception as error:  # a cache backend may raise anything its client library knows
+            if _raised_by_signal_handler(error):
+                raise
             raise StoreAway(f"{type(error).__name__}: {error}") from error
 
     def _method(self, name: str) -> Callable[..., Any]:
