@@ -82,6 +82,13 @@ def ended_by(error: type[BaseException]) -> Iterator[None]:
         yield
 
 
+def let_readers_not_block_writers() -> None:
+    """Give the file of a SQLite database its write-ahead log; Django before 5.1 cannot be told to do so."""
+    if connection.vendor == "sqlite":
+        connection.ensure_connection()
+        connection.connection.execute("PRAGMA journal_mode=WAL")
+
+
 # Moments.
 
 

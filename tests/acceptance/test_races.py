@@ -29,6 +29,7 @@ from tests.acceptance.racing import (
     interleavings,
     is_hit,
     keys_of,
+    let_readers_not_block_writers,
     reasons,
     stepping,
     truth,
@@ -43,6 +44,12 @@ WARM = [pytest.param(True, id="warm"), pytest.param(False, id="cold")]
 def names():
     """The read of most tests."""
     return list(Author.objects.values_list("name", flat=True))
+
+
+@pytest.fixture(autouse=True)
+def _log(transactional_db):
+    """Readers and writers of SQLite do not wait for each other."""
+    let_readers_not_block_writers()
 
 
 @pytest.fixture

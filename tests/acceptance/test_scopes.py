@@ -6,7 +6,8 @@ import asyncio
 import threading
 
 import pytest
-from django.db import connection, transaction
+from asgiref.sync import sync_to_async
+from django.db import connection, connections, transaction
 from django.test import override_settings
 
 from cachalot.api import (
@@ -62,6 +63,18 @@ def _author(transactional_db):
 def served():
     """Whether a read is answered from the cache here."""
     return {"cached": True, "in the database": False}[names()[0]]
+
+
+def run(main):
+    """The result of a coroutine function, whose thread for the database keeps no connection afterwards."""
+
+    async def whole():
+        try:
+            return await main()
+        finally:
+            await sync_to_async(connections.close_all)()
+
+    return asyncio.run(whole())
 
 
 # cachalot_disabled.
@@ -145,7 +158,7 @@ def test_disabled_coroutine():
             await function()
         return [name async for name in Author.objects.values_list("name", flat=True)]
 
-    assert asyncio.run(main()) == ["cached"]
+    assert run(main) == ["cached"]
 
 
 def test_disabled_async_block():
@@ -172,7 +185,7 @@ def test_disabled_async_block():
                 raise ExpectedError
         return inside, await task, await anames()
 
-    assert asyncio.run(main()) == (["in the database"], ["cached"], ["cached"])
+    assert run(main) == (["in the database"], ["cached"], ["cached"])
 
 
 def test_disabled_async_block_that_is_cancelled():
@@ -192,7 +205,7 @@ def test_disabled_async_block_that_is_cancelled():
             await task
         return [name async for name in Author.objects.values_list("name", flat=True)]
 
-    assert asyncio.run(main()) == ["cached"]
+    assert run(main) == ["cached"]
 
 
 def test_disabled_generator():

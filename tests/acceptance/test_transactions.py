@@ -32,6 +32,7 @@ from tests.acceptance.racing import (
     is_hit,
     keys_of,
     kind_of,
+    let_readers_not_block_writers,
     reasons,
     recorded_steps,
     truth,
@@ -83,6 +84,7 @@ def author():
 @pytest.fixture(autouse=True)
 def _no_transaction_left(transactional_db):
     """What a failing test has left open must not lock the tables that the database is cleaned of."""
+    let_readers_not_block_writers()
     yield
     connection.close()
 

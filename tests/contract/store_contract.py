@@ -20,7 +20,7 @@ from django.test import override_settings
 from cachalot.core.steps import Add, GetMany, Lifetime, SetMany
 from cachalot.engine.guard import Guard
 from cachalot.stores.base import StoreAway, StoreError
-from cachalot.stores.django_cache import DjangoCacheStore
+from cachalot.stores.django_cache import make_store
 from tests.servers import SERVERS
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class StoreContract:
     @pytest.fixture
     def store(self, configured: None) -> Store:
         """The subject."""
-        return DjangoCacheStore(ALIAS)
+        return make_store(ALIAS)
 
     # Reading and writing.
 

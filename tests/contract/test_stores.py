@@ -14,7 +14,7 @@ pytest.register_assert_rewrite("tests.contract.store_contract")
 
 from cachalot.core.steps import Lifetime  # noqa: E402 - after the contract's asserts are told about
 from cachalot.stores.base import StoreAway, StoreRefused  # noqa: E402
-from cachalot.stores.django_cache import DjangoCacheStore, fit  # noqa: E402
+from cachalot.stores.django_cache import fit, make_store  # noqa: E402
 from tests.contract.store_contract import ALIAS, StoreContract  # noqa: E402
 
 DJANGO = "django.core.cache.backends"
@@ -156,7 +156,7 @@ def store_of(settings):
         scope = override_settings(CACHES={**settings.CACHES, ALIAS: entry})
         scope.enable()
         scopes.append(scope)
-        return DjangoCacheStore(ALIAS)
+        return make_store(ALIAS)
 
     yield make
     for scope in reversed(scopes):
@@ -263,4 +263,4 @@ def test_backends_that_cannot_hold_tokens(settings, backend, expected):
     """A cache that forgets, or that writes inside of the transactions of the database, is not used."""
     with override_settings(CACHES={**settings.CACHES, ALIAS: {"BACKEND": backend, "LOCATION": "x"}}):
         assert fit(caches[ALIAS]) is expected
-        assert DjangoCacheStore(ALIAS).fit is expected
+        assert make_store(ALIAS).fit is expected

@@ -301,11 +301,12 @@ class TestFrames:
         assert not written.local
 
     def test_bound_of_own_results(self, session):
-        """A transaction keeps a bounded number of results."""
+        """A transaction keeps a bounded number of bytes, those of its latest results."""
         written = begin(session)
-        for number in range(MAX_LOCAL_RESULTS + 5):
-            written.keep(b"%d" % number, LocalResult((), None, b""))
-        assert len(written.local) == MAX_LOCAL_RESULTS
+        payload = bytes(MAX_LOCAL_BYTES // 8)
+        for number in range(20):
+            written.keep(b"%d" % number, LocalResult((), None, payload))
+        assert list(written.local) == [b"%d" % number for number in range(12, 20)]
 
     def test_end_of_the_transaction(self, session):
         """The next transaction begins with nothing."""
@@ -350,7 +351,7 @@ class TestEdges:
         send(session, "SET search_path TO a")
         session.begun()
         session.transaction().note(AUTHOR)
-        session.level_changed("serializable")
+        session.level_changed("serializable", once=False)
         session.setting_unknown()
         session.connection.connection = SimpleNamespace()
         assert session.transaction() is None
@@ -383,14 +384,14 @@ class TestLevels:
     def test_level_set_by_hand(self, session, name, level):
         """The level that was set is taken; an unknown one counts as the strictest."""
         session._server_level = Level.STATEMENT
-        session.level_changed(name)
+        session.level_changed(name, once=False)
         assert session.level() is level
 
     def test_strictest_level_wins(self, session):
         """A level that was set stays for the connection: nobody knows for how long it was meant."""
         session._server_level = Level.STATEMENT
-        session.level_changed("serializable")
-        session.level_changed("read committed")
+        session.level_changed("serializable", once=False)
+        session.level_changed("read committed", once=False)
         assert session.level() is Level.SERIALIZABLE
 
     def test_mysql(self):

@@ -359,6 +359,12 @@ def view(n):
     return AuthorStats.objects.order_by("pk").values("name", "books")
 
 
+@read
+def main_tables(n):
+    tables = [Author, Book, Tag, Chapter, Book.tags.through]
+    return [list(model._default_manager.order_by("pk").values_list()) for model in tables]
+
+
 # -- writes
 
 

@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["is_time_word", "may_write", "unstable"]
 
-_TIME_WORD = re.compile(r"\s*(?:now|today|tomorrow|yesterday|localtime|localtimestamp)\b", re.IGNORECASE)
+# Anywhere in the text: PostgreSQL also reads '04:05 today', '[now,infinity)' and '{now}' (manual, 8.5.1.4).
+_TIME_WORD = re.compile(
+    r"(?<![^\W\d])(?:now|today|tomorrow|yesterday|localtime|localtimestamp)(?!\w)", re.IGNORECASE
+)
 _RANDOM = frozenset({"rand", "random"})
 _CLOCKS = ("date", "datetime", "julianday", "time", "timestamp", "unixepoch", "unix_timestamp", "strftime")
 
@@ -265,7 +268,7 @@ def is_time_word(value: str) -> bool:
     :param value: a string literal's content or a string parameter.
     :returns: true for ``now``, ``Today``, ``tomorrow 04:05``, ``localtime`` and their like.
     """
-    return _TIME_WORD.match(value) is not None
+    return _TIME_WORD.search(value) is not None
 
 
 def _is_gis(name: str, vendor: str) -> bool:

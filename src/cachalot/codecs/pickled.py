@@ -103,9 +103,14 @@ class _ViewPickler(pickle.Pickler):
         """Return how to rebuild ``obj``, if it is a memoryview."""
         if type(obj) is not memoryview:
             return NotImplemented
-        if obj.format != "B" or obj.ndim != 1:
+        if obj.format not in {"B", "c"} or obj.ndim != 1:
             raise pickle.PicklingError("a memoryview of something else than bytes")
-        return memoryview, (obj.tobytes(),)
+        # psycopg2 gives views of characters, which are bytes all the same.
+        return _view, (obj.tobytes(), obj.format)
+
+
+def _view(data: bytes, form: Any) -> Any:
+    return memoryview(data).cast(form)
 
 
 def _dumps_with_views(value: object) -> bytes:

@@ -23,7 +23,8 @@ left to do. Eviction of a token is the same as the end of a lease. The lease mus
 
 Limits of this form, which any Django cache can carry out: two commits that overlap on one tag share one mark,
 and the DONE of the first takes away the mark of the second. Between the COMMIT and the DONE of the second an
-entry may then be served that is older than it (never longer). A mark that is evicted opens the same window.
+entry may then be served that is older than it; for longer only if the second dies in between. A mark that is
+evicted opens the same window.
 
 Snapshots. In a REPEATABLE READ transaction, or one of SQLite, the snapshot may be older than the tokens, so
 "read before the query" is not enough. The *clock* is a random value per database that changes with every
@@ -32,7 +33,9 @@ lease). The transaction reads the clock before its first statement. As long as t
 the tokens were read, no commit has been completed since before the snapshot, and those in flight are dark:
 the shared cache and the snapshot agree. From the first change on the transaction is served by the database
 and by its own results only; it stores nothing under a token that it has created. The order of the steps is
-what matters: DONE writes clock then tokens, a snapshot read reads tokens then clock.
+what matters: DONE writes clock then tokens, a snapshot read reads tokens then clock. A transaction that is
+older than half a lease must stop sharing: a reader that was held up for so long between changing the clock
+and creating a token could otherwise hide the end of a dead writer's lease from it.
 
 Prior art: leases of memcached (Nishtala et al., NSDI 2013) and the validation of read sets in optimistic
 concurrency control (Kung and Robinson, TODS 1981; Larson et al., VLDB 2011). Rejected: clocks (a slow one
@@ -240,6 +243,13 @@ class WriteKeys:
     holds: tuple[str, ...] = ()
 
 
+def mark(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
+    """Say that a commit is about to happen; the first part of :func:`commit`."""
+    value = MARK + draw()
+    marked: bool = yield SetMany(tuple((key, value) for key in keys.tags), Lifetime.LEASE)
+    return marked
+
+
 def commit(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
     """Commit a transaction, or run a statement that commits by itself.
 
@@ -250,8 +260,7 @@ def commit(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
     :param draw: source of new tokens.
     :returns: a generator of steps that returns whether the cache knows of the write, or did not need to.
     """
-    mark = MARK + draw()
-    yield SetMany(tuple((key, mark) for key in keys.tags), Lifetime.LEASE)
+    yield from mark(keys, draw)
     outcome = yield Commit()
     if outcome is Committed.UNKNOWN:
         return True

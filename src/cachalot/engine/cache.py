@@ -6,6 +6,7 @@ the guard carries steps to the store, and this module asks them in the right ord
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -187,7 +188,7 @@ class QueryCache:
         if level is Level.SERIALIZABLE:
             return Lookup(Decision.bypass(Reason.SERIALIZABLE), ticket=mine)
         self.before_statement(session, config)
-        if transaction.clock is None:
+        if transaction.clock is None or time.monotonic() - transaction.clock_seconds > config.lease / 2:
             return Lookup(Decision.bypass(Reason.SNAPSHOT), ticket=mine)
         answer = self._ask(session, query, config, clock=transaction.clock)
         if answer.stamp is None:
@@ -205,6 +206,7 @@ class QueryCache:
         if transaction is None or transaction.clock_read or session.level() is not Level.SNAPSHOT:
             return
         transaction.clock_read = True
+        transaction.clock_seconds = time.monotonic()
         transaction.clock = self.read_clock(session.namespace(config))
 
     def read_clock(self, space: Namespace) -> str | None:

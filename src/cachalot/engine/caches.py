@@ -14,7 +14,7 @@ from cachalot.core.envelope import derive_secret
 from cachalot.engine import registry
 from cachalot.engine.cache import QueryCache
 from cachalot.engine.guard import Guard
-from cachalot.stores.django_cache import DjangoCacheStore
+from cachalot.stores.django_cache import make_store
 
 logger = logging.getLogger("cachalot")
 
@@ -33,7 +33,7 @@ def query_cache(alias: str) -> QueryCache | None:
 
 def _make(alias: str) -> QueryCache | None:
     try:
-        store = DjangoCacheStore(alias)
+        store = make_store(alias)
     except (InvalidCacheBackendError, ImportError) as error:
         logger.error("Nothing is cached: CACHALOT_CACHE = %r, %s", alias, error)  # noqa: TRY400 - the check has more
         with _lock:
@@ -53,7 +53,9 @@ def made() -> list[QueryCache]:
 
 def forget() -> None:
     """Make every cache anew when next asked, as a new process would."""
+    global _switched  # noqa: PLW0603 - as in a new process
     with _lock:
+        _switched = False
         _caches.clear()
     registry.forget()
 

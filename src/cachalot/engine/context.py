@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachalot.analysis.params import UnencodableParameter, encode_params
 from cachalot.core.keys import digest
@@ -12,6 +12,23 @@ if TYPE_CHECKING:
     from cachalot.analysis.rawsql import Statement
 
 Settings = Mapping[str, bytes]
+
+
+class Snapshot(NamedTuple):
+    """The settings of a session at one moment.
+
+    :param settings: values by name, for the session.
+    :param local: values by name, for the transaction.
+    :param chain: digest of the sequence of all other statements that set something.
+    """
+
+    settings: Settings
+    local: Settings
+    chain: bytes
+
+
+NEW = Snapshot({}, {}, b"")
+"""The settings of a new session."""
 
 WITHOUT_EFFECT = frozenset(
     {
@@ -39,29 +56,25 @@ class SessionContext:
     """What was set on one connection of the driver.
 
     A setting whose name can be read replaces its last value. All others form a chain: the state of the
-    session is a function of the sequence of such statements, whatever they mean.
+    session is a function of the sequence of such statements, and of the ends of transactions, whatever they
+    mean.
 
-    :ivar settings: values by name; never changed in place, so that a savepoint can keep it.
+    :ivar now: the settings; never changed in place, so that a savepoint can keep them.
+    :ivar unknown: whether something was set that cannot even be written down.
     """
 
     def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        """Start as a new session of the server does."""
-        self.settings: Settings = {}
-        self._local: Settings = {}
-        self._chain = b""
+        self.now = NEW
         self.unknown = False
 
     def pristine(self) -> bool:
         """Return whether nothing was set."""
-        return not (self.settings or self._local or self._chain or self.unknown)
+        return self.now == NEW and not self.unknown
 
     def parts(self) -> list[bytes]:
         """Return what goes into a key, as parts that cannot run into each other."""
-        parts = [self._chain]
-        for settings in (self.settings, self._local):
+        parts = [self.now.chain]
+        for settings in (self.now.settings, self.now.local):
             for name in sorted(settings):
                 parts += [name.encode(), settings[name]]
             parts.append(b"|")
@@ -76,28 +89,40 @@ class SessionContext:
         if statement.name in WITHOUT_EFFECT:
             return
         if statement.name == "*" and statement.verb == "DISCARD":
-            self.clear()
+            self.now, self.unknown = NEW, False
             return
         try:
             value = digest(sql.encode(), encode_params(params))
         except UnencodableParameter:
             self.unknown = True
             return
-        if self._chain or not statement.name:
-            self._chain = digest(self._chain, value)
-        elif statement.name == "*":
-            self.settings = {name: kept for name, kept in self.settings.items() if name in _NOT_RESET}
+        settings, local, chain = self.now
+        name = statement.name
+        if chain or not name:
+            self.now = Snapshot(settings, local, digest(chain, value))
+        elif name == "*":
+            self.now = Snapshot(_only(settings, _NOT_RESET), _only(local, _NOT_RESET), chain)
         elif statement.local:
-            self._local = {**self._local, statement.name: value}
+            self.now = Snapshot(settings, {**local, name: value}, chain)
         else:
-            self._set(statement.name, None if statement.reset else value)
+            kept = {} if statement.reset else {name: value}
+            self.now = Snapshot({**_without(settings, name), **kept}, _without(local, name), chain)
 
-    def _set(self, name: str, value: bytes | None) -> None:
-        self.settings = {key: kept for key, kept in self.settings.items() if key != name}
-        self._local = {key: kept for key, kept in self._local.items() if key != name}
-        if value is not None:
-            self.settings = {**self.settings, name: value}
+    def transaction_ended(self, begun_with: Snapshot) -> None:
+        """Note the end of a transaction: what was set for it alone is gone.
 
-    def transaction_ended(self) -> None:
-        """Note the end of a transaction: what was set for it alone is gone."""
-        self._local = {}
+        Statements in the chain may have set something for the transaction alone. So the chain goes on: after
+        the end the session is in a state that it was not in before.
+
+        :param begun_with: the settings when it began.
+        """
+        settings, _local, chain = self.now
+        self.now = Snapshot(settings, {}, chain if chain == begun_with.chain else digest(chain, b"end"))
+
+
+def _only(settings: Settings, names: Collection[str]) -> Settings:
+    return {name: value for name, value in settings.items() if name in names}
+
+
+def _without(settings: Settings, name: str) -> Settings:
+    return {one: value for one, value in settings.items() if one != name}

@@ -14,10 +14,10 @@ import random
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
-from cachalot.conf import current
 from cachalot.core import protocol
 from cachalot.core.keys import draw
 from cachalot.core.protocol import WriteKeys
@@ -34,6 +34,15 @@ FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 
 Result = TypeVar("Result")
+
+
+@dataclass
+class _Late:
+    """Invalidations of one database that could not be delivered."""
+
+    tags: set[str] = field(default_factory=set)
+    holds: set[str] = field(default_factory=set)
+    uncertain: bool = False
 
 
 _guards: WeakSet[Guard] = WeakSet()
@@ -62,9 +71,8 @@ class Guard:
         self._lock = threading.RLock()
         self._pause = 0.0
         self._until = 0.0
-        self._undelivered: dict[str, tuple[set[str], set[str]]] = {}
+        self._undelivered: dict[str, _Late] = {}
         self._unmarked = 0
-        self._quarantine = 0.0
         self._trying = False
         _guards.add(self)
 
@@ -76,12 +84,16 @@ class Guard:
         """Return whether the cache is to be left alone for now."""
         return self._pause > 0 and self._now() < self._until
 
-    def remember(self, keys: WriteKeys) -> None:
-        """Keep an invalidation that could not be delivered: its tags must die before anything is served."""
+    def remember(self, keys: WriteKeys, *, uncertain: bool = False) -> None:
+        """Keep an invalidation that could not be delivered: its tags must die before anything is served.
+
+        :param uncertain: whether the commit may still be going to happen.
+        """
         with self._lock:
-            tags, holds = self._undelivered.setdefault(keys.clock, (set(), set()))
-            tags.update(keys.tags)
-            holds.update(keys.holds)
+            late = self._undelivered.setdefault(keys.clock, _Late())
+            late.tags.update(keys.tags)
+            late.holds.update(keys.holds)
+            late.uncertain |= uncertain
 
     def commit(self, keys: WriteKeys, execute: Callable[[], Committed]) -> None:
         """Carry out the whole of ``protocol.commit``; the cache cannot make it fail.
@@ -116,11 +128,9 @@ class Guard:
         with self._lock:
             self._unmarked += 1
         try:
-            if execute() is Committed.UNKNOWN:
-                # The server may still commit, and there is no mark that would say so.
-                self._quarantine = self._now() + current().lease
+            uncertain = execute() is Committed.UNKNOWN
+            self.remember(keys, uncertain=uncertain)
         finally:
-            self.remember(keys)
             with self._lock:
                 self._unmarked -= 1
         with suppress(StoreAway):
@@ -129,13 +139,13 @@ class Guard:
     def undelivered(self) -> int:
         """Return how many tags wait for the cache to come back."""
         with self._lock:
-            return sum(len(tags) for tags, _holds in self._undelivered.values())
+            return sum(len(late.tags) for late in self._undelivered.values())
 
     def forget(self) -> None:
         """Start anew, as in a new process. For tests."""
         with self._lock:
             self._undelivered.clear()
-            self._pause = self._until = self._quarantine = 0.0
+            self._pause = self._until = 0.0
 
     def run(self, steps: Generator[Any, Any, Result]) -> Result:
         """Carry out a generator of store steps.
@@ -187,16 +197,16 @@ class Guard:
         if not self._undelivered:
             return
         with self._lock:
-            if self._now() < self._quarantine:
-                raise StoreAway("a commit may still be in flight that the cache does not know of")
-            for clock_key, (tags, holds) in list(self._undelivered.items()):
+            for clock_key, late in list(self._undelivered.items()):
                 # A question first: a server that is still away costs one call, also where errors are
                 # swallowed.
                 self.ask(GetMany((clock_key,)))
-                self._finish_bump(protocol.bump(WriteKeys(tuple(tags), clock_key, tuple(holds)), draw))
+                keys = WriteKeys(tuple(late.tags), clock_key, tuple(late.holds))
+                # What may still be committed is marked, as it would have been; the lease does the rest.
+                self._ask_all((protocol.mark if late.uncertain else protocol.bump)(keys, draw))
                 del self._undelivered[clock_key]
 
-    def _finish_bump(self, steps: Generator[Any, Any, bool]) -> None:
+    def _ask_all(self, steps: Generator[Any, Any, bool]) -> None:
         for step in steps:
             self.ask(step)
 

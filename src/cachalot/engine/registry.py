@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from cachalot.core.tags import Effects, Tag
     from cachalot.engine.cache import QueryCache
 
-TIE_SECONDS = 0.05
-"""Several times are joined to one within this width, so that it changes whenever one of them does."""
+TIE_SECONDS = 64e-6
+"""By so much the time of several tags may exceed the latest of them, to change whenever one of them does."""
 
 MAX_KNOWN = 10_000
 
@@ -94,9 +94,14 @@ def joined(tokens: list[str]) -> float:
     if len(times) <= 1:
         return times[0] if times else 0.0
     share = int.from_bytes(blake2b("\n".join(tokens).encode(), digest_size=4).digest(), "big") / 2**32
-    return max(times) // TIE_SECONDS * TIE_SECONDS + share * TIE_SECONDS
+    return max(times) + share * TIE_SECONDS
+
+
+_last = 0.0
 
 
 def now() -> float:
-    """Return the time now, as the tokens have it: the answer while nothing is known."""
-    return drawn_at(draw())
+    """Return the time now, later than all answers before: the answer while nothing is known."""
+    global _last  # noqa: PLW0603 - the last answer; a lost update costs nothing but an equal answer
+    _last = max(drawn_at(draw()), _last + 1e-6)
+    return _last

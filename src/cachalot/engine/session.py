@@ -14,6 +14,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet
 
+from django.db.backends.signals import connection_created
+
 from cachalot.analysis.params import UnencodableParameter, encode_param
 from cachalot.analysis.rawsql import Kind
 from cachalot.core.keys import Namespace, digest
@@ -59,6 +61,14 @@ class _Identity(NamedTuple):
     settings: dict[str, Any]
     space: Namespace
     entries: bytes
+
+
+def _set_on_connecting(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether a new connection may be given settings by somebody, which are not known before."""
+    live: Any = connection_created._live_receivers(type(connection))  # noqa: SLF001 - nothing public tells it
+    if isinstance(live, tuple):  # since Django 5.0: the plain ones and the coroutines
+        live = [*live[0], *live[1]]
+    return any(getattr(one, "__module__", "").split(".")[0] not in {"django", "cachalot"} for one in live)
 
 
 class Session:
@@ -138,10 +148,12 @@ class Session:
 
         :raises Exception: whatever ``CACHALOT_KEY_CONTEXT`` raises.
         """
+        connection = self.connection
+        if connection.connection is None and _set_on_connecting(connection):
+            connection.ensure_connection()
         identity = self._identify(config).entries
         if self.settings.unknown:
             return None
-        connection = self.connection
         parts = [identity, *self.settings.parts()]
         parts.append(str(getattr(connection, "schema_name", "")).encode())
         parts.append(str(connection.timezone_name).encode())
@@ -178,7 +190,7 @@ class Session:
             return None
         real = self._begun()
         if self._transaction is None:
-            self._transaction = Transaction([Frame("", self.settings.settings)], real=real)
+            self._transaction = Transaction([Frame("", self.settings.now)], real=real)
         elif real and not self._transaction.real:
             self._transaction.become_real()
         return self._transaction
@@ -249,9 +261,10 @@ class Session:
 
     def ended(self) -> None:
         """Note the end of the transaction, after a commit or a rollback."""
+        if self._transaction is not None:
+            self.settings.transaction_ended(self._transaction.frames[0].settings)
         self._transaction = None
         self._raw = False
-        self.settings.transaction_ended()
 
     def rolled_back(self) -> None:
         """Note that the transaction was rolled back."""
@@ -272,7 +285,7 @@ class Session:
         if transaction is not None:
             if begins:
                 transaction.began_with = name
-            transaction.savepoint(name, self.settings.settings)
+            transaction.savepoint(name, self.settings.now)
 
     def release(self, name: str) -> None:
         """Note that a savepoint was released."""
@@ -290,7 +303,7 @@ class Session:
     def _restore(self, settings: Any) -> None:
         """PostgreSQL takes settings back with the transaction in which they were made; others do not."""
         if self.connection.vendor == "postgresql":
-            self.settings.settings = settings
+            self.settings.now = settings
 
     def commit_failed_for_sure(self) -> bool:
         """Return whether, after an error in what would have committed, nothing was committed for sure."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cachalot.core.tags import NOTHING, Effects, Tag
 
 if TYPE_CHECKING:
-    from cachalot.engine.context import Settings
+    from cachalot.engine.context import Snapshot
     from cachalot.engine.isolation import Level
 
 MAX_LOCAL_BYTES = 16 * 1024 * 1024
@@ -41,7 +41,7 @@ class Frame:
     """
 
     name: str
-    settings: Settings
+    settings: Snapshot
     effects: Effects = NOTHING
     untold: Effects = NOTHING
 
@@ -54,6 +54,7 @@ class Transaction:
     :param local: results of its own.
     :param clock: the clock of the database before the first statement; ``None`` if unknown, see
         ``clock_read``.
+    :param clock_seconds: when the clock was read, by ``time.monotonic``.
     :param pinned: whether a statement has fixed the snapshot.
     :param serial: grows with every write and rollback.
     :param real: whether the database itself has begun it.
@@ -65,6 +66,7 @@ class Transaction:
     local: dict[bytes, LocalResult] = field(default_factory=dict)
     clock: str | None = None
     clock_read: bool = False
+    clock_seconds: float = 0.0
     pinned: bool = False
     serial: int = 0
     real: bool = True
@@ -122,7 +124,7 @@ class Transaction:
         self.clock = None
         self.local, self._bytes = {}, 0
 
-    def savepoint(self, name: str, settings: Settings) -> None:
+    def savepoint(self, name: str, settings: Snapshot) -> None:
         """Note a savepoint."""
         self.frames.append(Frame(name, settings))
 
@@ -137,7 +139,7 @@ class Transaction:
             below.untold |= frame.untold
         del self.frames[index:]
 
-    def roll_back_to(self, name: str) -> Settings | None:
+    def roll_back_to(self, name: str) -> Snapshot | None:
         """Note that what was written since a savepoint is gone. The savepoint itself stays.
 
         :returns: the settings of the session at the savepoint; ``None`` if there is no such savepoint.

@@ -144,6 +144,8 @@ class ReadSeam(Seam):
 class WriteSeam(Seam):
     """Mixed into compilers of INSERT, UPDATE and DELETE."""
 
+    _cachalot_running = False
+
     def as_sql(self, *args: Any, **kwargs: Any) -> Any:
         """Return the statement, or the statements, and announce the text."""
         session = self.connection.__dict__.get(_SESSION)
@@ -174,7 +176,11 @@ class WriteSeam(Seam):
         session = self.connection.__dict__.get(_SESSION)
         config = current()
         cache = None if session is None else query_cache(config.cache)
-        if session is None or cache is None:
+        if session is None or cache is None or self._cachalot_running:
             return run()
         effects = with_relations(session, effects_of_query(self.query, config), config)
-        return writing.run(session, cache, effects, run)
+        self._cachalot_running = True
+        try:
+            return writing.run(session, cache, effects, run)
+        finally:
+            self._cachalot_running = False

@@ -47,6 +47,7 @@ def attach(connection: BaseDatabaseWrapper) -> None:
     _replace(connection, "init_connection_state", _initialising(session))
     _replace(connection, "make_cursor", _making_cursor)
     _replace(connection, "make_debug_cursor", _making_cursor)
+    _replace(connection, "copy", _copying)
     original = connection.ops.compiler
     connection.ops.__dict__["compiler"] = lambda name: traced_class(original(name))
     connection.execute_wrappers.insert(0, StatementWrapper(session))
@@ -164,6 +165,15 @@ def _initialising(session: Session) -> Callable[[Original], Original]:
         return init_connection_state
 
     return make
+
+
+def _copying(original: Original) -> Original:
+    def copy(*args: Any, **kwargs: Any) -> Any:
+        made = original(*args, **kwargs)
+        attach(made)
+        return made
+
+    return copy
 
 
 def _making_cursor(original: Original) -> Original:

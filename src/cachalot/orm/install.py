@@ -6,7 +6,7 @@ Everything that is changed, and nothing else:
 * a receiver of ``connection_created``, for connections that were made in another way
 * of each connection object: ``_commit``, ``_rollback``, ``_set_autocommit``, ``set_autocommit``,
   ``run_and_clear_commit_hooks``, ``init_connection_state``, ``make_cursor``, ``make_debug_cursor``,
-  ``ops.compiler``,
+  ``copy``, ``ops.compiler``,
   and one entry at the head of ``execute_wrappers``
 * ``QuerySet._fetch_all``, from the first use of ``cachalot_disabled(all_queries=True)`` on
 """

@@ -23,7 +23,7 @@ def announce(session: Session) -> None:
     if not session.notices:
         return
     notices, session.notices = session.notices, []
-    if not post_invalidation.has_listeners():
+    if not post_invalidation.receivers:
         return
     total = NOTHING
     for effects in notices:

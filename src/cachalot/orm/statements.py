@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.rawsql import Kind, Statement, analyse
@@ -192,15 +193,18 @@ def _run_edge(
         result = cache.commit(session, execute)
         session.begun()
     else:
+        started = time.monotonic()
         clock = cache.read_clock(session.namespace(current())) if fixes else None
         result = execute()
-        _note_edge(session, statement, clock, fixes=fixes)
+        _note_edge(session, statement, clock, started, fixes=fixes)
     if statement.chain:
         session.begun()
     return result
 
 
-def _note_edge(session: Session, statement: Statement, clock: str | None, *, fixes: bool) -> None:
+def _note_edge(
+    session: Session, statement: Statement, clock: str | None, started: float, *, fixes: bool
+) -> None:
     if statement.kind is not Kind.BEGIN:
         session.rolled_back()
         return
@@ -210,7 +214,7 @@ def _note_edge(session: Session, statement: Statement, clock: str | None, *, fix
         session.level_changed(statement.isolation, once=True)
     transaction = session.transaction()
     if transaction is not None and fixes:
-        transaction.clock, transaction.clock_read = clock, True
+        transaction.clock, transaction.clock_read, transaction.clock_seconds = clock, True, started
 
 
 def _run_mixed(

@@ -8,7 +8,9 @@ exchange for each write of tokens).
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 import threading
 import time
 import traceback
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from django.core.cache import caches
 from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.filebased import FileBasedCache
 
 from cachalot.conf import current
 from cachalot.core.protocol import is_mark
@@ -97,6 +100,7 @@ class DjangoCacheStore:
         self.fit = fit(cache)
         self.local = _LOCAL in names
         self._django_redis = "django_redis.cache.RedisCache" in names
+        self._mute = getattr(getattr(cache, "_lib", None), "__name__", "") == "memcache"
         self._plain = _plain(getattr(cache, "client", None) if self._django_redis else cache)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -125,12 +129,22 @@ class DjangoCacheStore:
         return False
 
     def _set(self, values: dict[str, Any], lifetime: Lifetime) -> None:
+        if self._mute and lifetime is Lifetime.ENTRY:
+            self._set_mutely(values)
+            return
         failed = self._call("set_many", values, timeout=self._seconds(lifetime))
         if failed:
             error = StoreRefused if lifetime is Lifetime.ENTRY else StoreAway
             raise error(f"the cache {self.alias!r} did not take {failed!r}")
         if lifetime is not Lifetime.ENTRY and not self._plain:
             self._verify(values)
+
+    def _set_mutely(self, values: dict[str, Any]) -> None:
+        """Write entries through python-memcached, which waits for an answer to a value that it has not sent."""
+        for key, value in values.items():
+            self._call("set", key, value, timeout=self._seconds(Lifetime.ENTRY))
+            if self._call("get", key) is None:
+                raise StoreRefused(f"the cache {self.alias!r} did not take {key}")
 
     def _verify(self, values: dict[str, Any]) -> None:
         """Make sure that what was written is there; a second try tells another writer from a lost value."""
@@ -166,4 +180,45 @@ class DjangoCacheStore:
         config = current()
         if lifetime is Lifetime.HOLD:
             return config.replica_lag
-        return config.lease if lifetime is Lifetime.LEASE else config.timeout
+        # A replica that lags longer than a lease would not be held back after the death of a writer.
+        return max(config.lease, config.replica_lag) if lifetime is Lifetime.LEASE else config.timeout
+
+
+class FileBasedStore(DjangoCacheStore):
+    """Django's cache in files, with an ``add`` that is one atomic step: to link over a file fails.
+
+    What it needs of the cache for that is private there: the folder, the name of a file, and how to write
+    one.
+    """
+
+    def add(self, key: str, value: Any, lifetime: Lifetime) -> bool:
+        """Write ``value`` if ``key`` is absent; see :class:`~cachalot.stores.base.Store`."""
+        try:
+            return self._link(caches[self.alias], key, value, lifetime)
+        except OSError as error:
+            raise StoreAway(f"{type(error).__name__}: {error}") from error
+
+    def _link(self, cache: Any, key: str, value: Any, lifetime: Lifetime) -> bool:
+        if cache.has_key(key):
+            return False
+        cache._createdir()
+        handle, path = tempfile.mkstemp(dir=cache._dir)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                cache._write_content(file, self._seconds(lifetime), value)
+            os.link(path, cache._key_to_file(key))
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(path)  # noqa: PTH108 - the path came as a string
+        return True
+
+
+def make_store(alias: str) -> DjangoCacheStore:
+    """Return the store behind a Django cache.
+
+    :param alias: key of ``settings.CACHES``.
+    :raises django.core.cache.backends.base.InvalidCacheBackendError: there is no such alias.
+    """
+    store = FileBasedStore if isinstance(caches[alias], FileBasedCache) else DjangoCacheStore
+    return store(alias)
