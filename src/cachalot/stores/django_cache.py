@@ -140,7 +140,7 @@ class DjangoCacheStore:
             self._verify(values)
 
     def _set_mutely(self, values: dict[str, Any]) -> None:
-        """Write entries through python-memcached, which waits for an answer to a value that it has not sent."""
+        """Write entries through python-memcached, whose set_multi waits in vain for what it has not sent."""
         for key, value in values.items():
             self._call("set", key, value, timeout=self._seconds(Lifetime.ENTRY))
             if self._call("get", key) is None:
@@ -180,8 +180,10 @@ class DjangoCacheStore:
         config = current()
         if lifetime is Lifetime.HOLD:
             return config.replica_lag
+        if lifetime is Lifetime.ENTRY:
+            return config.timeout
         # A replica that lags longer than a lease would not be held back after the death of a writer.
-        return max(config.lease, config.replica_lag) if lifetime is Lifetime.LEASE else config.timeout
+        return max(config.lease, config.replica_lag if config.replicas else 0)
 
 
 class FileBasedStore(DjangoCacheStore):
