@@ -15,6 +15,8 @@ from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 
+from cachalot.orm.connection import session_of
+from cachalot.testing import reset
 from tests.servers import SERVERS, Server
 
 if TYPE_CHECKING:
@@ -55,16 +57,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def _clean() -> None:
-    """Nothing that an earlier test cached, counted or was told about a server reaches the next one."""
-    for cache in caches.all():
-        cache.clear()
+    """Nothing that an earlier test cached, counted, set or was told about a server reaches the next one."""
     for alias in settings.CACHES:
         caches[alias].clear()
-    try:
-        from cachalot.testing import reset
-    except ImportError:
-        return
     reset()
+    for one in connections.all(initialized_only=True):
+        session = session_of(one)
+        if session is not None and not one.in_atomic_block and not session.settings.pristine():
+            one.close()
 
 
 class OtherConnection:

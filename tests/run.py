@@ -1,6 +1,6 @@
 """Runs the tests over the pairs of databases and caches, on private servers that end with it.
 
-    python -m tests.run [--pairs DATABASE:CACHE,…] [--only PATH …] [-- PYTEST ARGUMENT …]
+    python -m tests.run [--pairs DATABASE:CACHE,…] [--only PATH …] [--thorough] [-- PYTEST ARGUMENT …]
 
 Prints one line per pair and last the sum over all. What pytest printed is in reports/logs/; its end is also
 shown for pairs that failed. Two pairs run at a time.
@@ -49,23 +49,42 @@ class Pair(NamedTuple):
 
 #: These run every test.
 FULL_PAIRS = (Pair("sqlite", "locmem"), Pair("postgresql", "redis"))
-#: These run the suites in IMPORTANT.
+#: These run the suites in IMPORTANT: every other driver and database, each with a cache of another kind.
 IMPORTANT_PAIRS = (
+    Pair("mariadb", "redis"),
+    Pair("psycopg2", "pylibmc"),
+)
+#: These run the suites in RACES: what depends on how a cache behaves.
+RACE_PAIRS = (
     Pair("sqlite", "file"),
     Pair("sqlite", "python-memcached"),
     Pair("postgresql", "locmem"),
     Pair("postgresql", "django-redis"),
     Pair("postgresql", "pymemcache"),
     Pair("psycopg2", "redis"),
-    Pair("psycopg2", "pylibmc"),
-    Pair("mariadb", "redis"),
     Pair("mariadb", "locmem"),
     Pair("mariadb", "django-redis-ignore"),
     Pair("mariadb", "pymemcache"),
 )
-IMPORTANT = ("tests/acceptance", "tests/contract", "tests/stateful")
+PAIRS = (*FULL_PAIRS, *IMPORTANT_PAIRS, *RACE_PAIRS)
+IMPORTANT = ("tests/acceptance", "tests/stateful")
+RACES = (
+    "tests/acceptance/test_races.py",
+    "tests/acceptance/test_signal.py",
+    "tests/acceptance/test_scopes.py",
+    "tests/acceptance/test_precision.py",
+    "tests/stateful",
+)
 #: What no pair can change runs once, with the first pair of all.
-UNIT = ("tests/analysis", "tests/codecs", "tests/core", "tests/demo", "tests/servers")
+UNIT = (
+    "tests/analysis",
+    "tests/codecs",
+    "tests/contract",
+    "tests/core",
+    "tests/demo",
+    "tests/servers",
+    "tests/surface",
+)
 
 DATABASE_SERVERS: dict[str, type[Server]] = {"postgresql": Postgres, "psycopg2": Postgres, "mariadb": MariaDB}
 REDIS_CACHES = {"redis", "django-redis", "django-redis-ignore"}
@@ -127,6 +146,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--pairs", type=parse_pairs, help="DATABASE:CACHE, comma between them; all by default"
     )
+    parser.add_argument("--thorough", action="store_true", help="run all of acceptance on every pair")
     parser.add_argument("--only", nargs="+", default=[], metavar="PATH", help="run these, on every pair")
     parsed = parser.parse_args(argv[:cut])
     parsed.pytest = list(argv[cut + 1 :])
@@ -165,18 +185,17 @@ def present(pairs: Sequence[Pair]) -> list[Pair]:
     return found
 
 
-def selections(pairs: Sequence[Pair], only: Sequence[str]) -> dict[Pair, list[str]]:
+def selections(pairs: Sequence[Pair], only: Sequence[str], *, thorough: bool) -> dict[Pair, list[str]]:
     """What each pair runs, as arguments of pytest; pairs without any test are left out."""
     unit_pair = next((pair for pair in pairs if pair in FULL_PAIRS), None)
-    important = [path for path in IMPORTANT if any((ROOT / path).rglob("test_*.py"))]
     found = {}
     for pair in pairs:
         if only:
             found[pair] = list(only)
         elif pair in FULL_PAIRS:
             found[pair] = ["tests", *(f"--ignore={path}" for path in UNIT if pair != unit_pair)]
-        elif important:
-            found[pair] = important
+        else:
+            found[pair] = list(IMPORTANT if thorough or pair in IMPORTANT_PAIRS else RACES)
     return found
 
 
@@ -322,7 +341,7 @@ def main(argv: Sequence[str]) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cachalot-run-")))
         servers = Servers(stack)
         try:
-            selected = selections(present(asked.pairs or (*FULL_PAIRS, *IMPORTANT_PAIRS)), asked.only)
+            selected = selections(present(asked.pairs or PAIRS), asked.only, thorough=asked.thorough)
             servers.start(list(selected))
         except ServerError as error:
             print(f"{error}; `make test` installs what is missing.", file=sys.stderr)

@@ -278,7 +278,7 @@ class Tenant:
 def tenants(schemas):
     """Gives back what was put on the connection."""
     yield Tenant
-    vars(connection).pop("schema_name", None)
+    vars(connections["default"]).pop("schema_name", None)
 
 
 @postgresql

@@ -13,8 +13,8 @@ from django.test import TestCase
 from cachalot.api import get_last_invalidation, invalidate
 from cachalot.core import keys
 from cachalot.engine.caches import query_cache
-from cachalot.stores.base import StoreAway
 from cachalot.signals import post_invalidation
+from cachalot.stores.base import StoreAway
 from cachalot.testing import reset
 from tests.acceptance.racing import agreed, agreed_everywhere, keys_of, recorded_steps
 from tests.testapp.models import Author, Book, NullFK, Tag

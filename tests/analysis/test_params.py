@@ -106,7 +106,7 @@ def short_dumps(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"))
 
 
-def same(a: Any, b: Any) -> bool:  # noqa: PLR0911 - one rule per type
+def same(a: Any, b: Any) -> bool:
     """Return whether two parameters are equal in type and value, judged without the module under test."""
     if type(a) is not type(b):
         return False

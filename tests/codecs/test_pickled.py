@@ -79,7 +79,7 @@ CELLS = st.recursive(
 )
 
 
-def same(a: Any, b: Any) -> bool:  # noqa: PLR0911 - one rule per type
+def same(a: Any, b: Any) -> bool:
     """Return whether two cells are equal in type and value."""
     if type(a) is not type(b):
         return False

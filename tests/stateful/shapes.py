@@ -322,7 +322,7 @@ def functions(n):
 @read
 def filtered_relation(n):
     joined = FilteredRelation("books", condition=Q(books__pages__gte=n))
-    return Author.objects.annotate(some=joined).order_by("pk", "some__pk").values("name", "some__title")
+    return Author.objects.annotate(wanted=joined).order_by("pk", "wanted__pk").values("name", "wanted__title")
 
 
 @read

@@ -170,10 +170,12 @@ class Session:
 
     def setting_changed(self, statement: Statement, sql: str, params: Any) -> None:
         """Note a statement that has changed a setting of the session."""
+        self._check_driver()
         self.settings.changed(statement, sql, params)
 
     def setting_unknown(self) -> None:
         """Note that from now on it is not known what this session sees."""
+        self._check_driver()
         self.settings.unknown = True
 
     # The transaction.
