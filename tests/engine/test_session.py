@@ -13,7 +13,7 @@ from cachalot.conf import current
 from cachalot.core.tags import EPOCH, EVERYTHING, NOTHING, Effects, any_of
 from cachalot.engine.isolation import Level
 from cachalot.engine.session import Session
-from cachalot.engine.transaction import MAX_LOCAL_BYTES, LocalResult
+from cachalot.engine.transaction import MAX_LOCAL_BYTES, OVERHEAD_BYTES, LocalResult
 from cachalot.orm.connection import session_of
 from tests.testapp.models import Author
 
@@ -303,7 +303,7 @@ class TestFrames:
     def test_bound_of_own_results(self, session):
         """A transaction keeps a bounded number of bytes, those of its latest results."""
         written = begin(session)
-        payload = bytes(MAX_LOCAL_BYTES // 8)
+        payload = bytes(MAX_LOCAL_BYTES // 8 - OVERHEAD_BYTES)
         for number in range(20):
             written.keep(b"%d" % number, LocalResult((), None, payload))
         assert list(written.local) == [b"%d" % number for number in range(12, 20)]

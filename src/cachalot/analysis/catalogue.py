@@ -23,6 +23,9 @@ Answer = TypeVar("Answer")
 MAX_DEPTH = 20
 """Views upon views deeper than this are not followed."""
 
+_IN_TRANSACTION = 2
+"""libpq's PQTRANS_INTRANS."""
+
 _ENDS = frozenset({"temporary", "foreign", "absent"})
 """Relations whose rows are not for the cache, and whose writes change nothing else."""
 
@@ -111,9 +114,12 @@ class Catalogue:
         return self._ask(lambda cursor: look_up(cursor, relation))
 
     def _ask(self, question: Callable[[Any], Answer]) -> Answer:
-        cursor = self._connection.connection.cursor()
+        driver = self._connection.connection
+        postgresql = self._connection.vendor == "postgresql"
+        inside = postgresql and int(driver.info.transaction_status) == _IN_TRANSACTION
+        cursor = driver.cursor()
         try:
-            return question(cursor)
+            return _saved(cursor, question) if inside else question(cursor)
         finally:
             cursor.close()
 
@@ -127,6 +133,18 @@ class Catalogue:
         if self._connection.vendor != "postgresql" or not functions:
             return functions
         return functions - self._ask(lambda cursor: _harmless_postgresql(cursor, functions))
+
+
+def _saved(cursor: Any, question: Callable[[Any], Answer]) -> Answer:
+    """Ask so that an error leaves the transaction of the user as it was."""
+    cursor.execute("SAVEPOINT cachalot_catalogue")
+    try:
+        return question(cursor)
+    except Exception:
+        cursor.execute("ROLLBACK TO SAVEPOINT cachalot_catalogue")
+        raise
+    finally:
+        cursor.execute("RELEASE SAVEPOINT cachalot_catalogue")
 
 
 def _look_up_postgresql(cursor: Any, relation: str) -> _Relation:

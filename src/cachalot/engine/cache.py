@@ -179,6 +179,8 @@ class QueryCache:
     def _look_in_snapshot(
         self, session: Session, query: Query, config: Config, transaction: Transaction, level: Level
     ) -> Lookup:
+        if not session.level_is_certain():
+            return Lookup(Decision.bypass(Reason.SNAPSHOT, "its isolation level was changed by hand"))
         own = transaction.local.get(query.digest)
         if own is not None:
             return Lookup(Decision.hit("own result of the transaction"), decode_all(own.payload))
@@ -308,6 +310,11 @@ class QueryCache:
         """
         transaction = session.transaction()
         effects = Effects() if transaction is None else transaction.effects()
+        if session.aborted():
+            # PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK.
+            result = execute()
+            session.rolled_back()
+            return result
         result = self.finish(session, effects, execute, "transaction")
         session.ended()
         return result
@@ -322,7 +329,11 @@ class QueryCache:
         put_off = scopes.deferred.get()
         root = session.namespace(config).root
         if put_off is not None and put_off.note(root, session.connection.alias, effects):
-            return execute()
+            try:
+                return execute()
+            finally:
+                if put_off.closed:
+                    self.invalidate(session, effects, source)
         attempt = _Attempt(session, execute)
         self.guard.commit(write_keys(session.namespace(config), session, effects, config), attempt)
         if attempt.error is not None:

@@ -49,7 +49,7 @@ WITHOUT_EFFECT = frozenset(
 )
 """Settings that cannot change what a SELECT returns."""
 
-_NOT_RESET = ("role", "session authorization")
+_NOT_RESET = ("role", "session_authorization")
 
 
 class SessionContext:
@@ -91,13 +91,19 @@ class SessionContext:
         if statement.name == "*" and statement.verb == "DISCARD":
             self.now, self.unknown = NEW, False
             return
+        if _computed(statement, sql):
+            self.unknown = True
+            return
         try:
             value = digest(sql.encode(), encode_params(params))
         except UnencodableParameter:
             self.unknown = True
             return
         settings, local, chain = self.now
-        name = statement.name
+        # A value that is read from a variable depends on what was set before.
+        name = "" if "@" in sql else statement.name
+        if name == "session_authorization":
+            settings, local = _without(settings, "role"), _without(local, "role")
         if chain or not name:
             self.now = Snapshot(settings, local, digest(chain, value))
         elif name == "*":
@@ -118,6 +124,13 @@ class SessionContext:
         """
         settings, _local, chain = self.now
         self.now = Snapshot(settings, {}, chain if chain == begun_with.chain else digest(chain, b"end"))
+
+
+def _computed(statement: Statement, sql: str) -> bool:
+    """Return whether the value that is set is the result of a query or of a function."""
+    if statement.verb == "SET":
+        return "(" in sql
+    return bool(statement.reads or statement.functions - {"set_config"})
 
 
 def _only(settings: Settings, names: Collection[str]) -> Settings:

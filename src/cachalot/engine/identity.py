@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import django
 from django.db import connections
@@ -58,6 +59,11 @@ def remember_names() -> None:
         _configured.setdefault(alias, str(connections.settings[alias].get("NAME")))
 
 
+def _path(name: str) -> str:
+    """Return the path of a file of SQLite, which may be given as a URI (SQLite manual, URI Filenames)."""
+    return unquote(urlsplit(name).path) if name.startswith("file:") else name
+
+
 def _in_memory(vendor: str, name: str) -> bool:
     return vendor == "sqlite" and (":memory:" in name or "mode=memory" in name)
 
@@ -86,8 +92,8 @@ def namespace(connection: BaseDatabaseWrapper, config: Config, incarnation: byte
         own = b""
         if _in_memory(vendor, name):
             own = incarnation if name == ":memory:" else _PROCESS + str(os.getpid()).encode()
-        elif not name.startswith("file:"):
-            name = os.path.realpath(name)
+        else:
+            name = os.path.realpath(_path(name))
         return _namespace(vendor, "", "", name, own)
     return _namespace(vendor, host, port or _DEFAULT_PORTS.get(vendor, ""), name, b"")
 

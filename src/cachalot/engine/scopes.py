@@ -25,12 +25,13 @@ class Mode(enum.Enum):
 class Deferred:
     """Invalidations that one scope has put off.
 
+    :ivar closed: whether the scope has ended.
     :ivar effects: what was written, by physical database, with an alias of it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._closed = False
+        self.closed = False
         self.effects: dict[str, tuple[str, Effects]] = {}
 
     def note(self, root: str, alias: str, effects: Effects) -> bool:
@@ -39,14 +40,14 @@ class Deferred:
         :returns: whether it was added; not after the end of the scope, which a task may outlive.
         """
         with self._lock:
-            if not self._closed:
+            if not self.closed:
                 self.effects[root] = (alias, self.of(root) | effects)
-            return not self._closed
+            return not self.closed
 
     def close(self) -> list[tuple[str, Effects]]:
         """End the scope, and return what was put off, with an alias of each database."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             return list(self.effects.values())
 
     def of(self, root: str) -> Effects:

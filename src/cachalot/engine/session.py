@@ -33,8 +33,12 @@ if TYPE_CHECKING:
     from cachalot.analysis.trace import Trace
     from cachalot.conf import Config
 
-_KNOWN_STATES = frozenset({0, 2, 3})
+_IN_ERROR = 3
+_KNOWN_STATES = frozenset({0, 2, _IN_ERROR})
 """libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR: the server has answered."""
+
+_WITHOUT_SETTINGS = frozenset({"django", "cachalot"})
+"""Packages that give a new connection no settings but those that follow from ``DATABASES``."""
 
 _altered: WeakSet[Any] = WeakSet()
 """Connections of drivers that were given away, to a pool, with settings that no new one has."""
@@ -68,7 +72,8 @@ def _set_on_connecting(connection: BaseDatabaseWrapper) -> bool:
     live: Any = connection_created._live_receivers(type(connection))  # noqa: SLF001 - nothing public tells it
     if isinstance(live, tuple):  # since Django 5.0: the plain ones and the coroutines
         live = [*live[0], *live[1]]
-    return any(getattr(one, "__module__", "").split(".")[0] not in {"django", "cachalot"} for one in live)
+    own = (getattr(type(connection), name) for name in ("get_new_connection", "init_connection_state"))
+    return any(getattr(one, "__module__", "").split(".")[0] not in _WITHOUT_SETTINGS for one in (*live, *own))
 
 
 class Session:
@@ -226,6 +231,14 @@ class Session:
             self._server_level = isolation.asked(self.connection)
         return self._server_level or Level.SERIALIZABLE
 
+    def level_is_certain(self) -> bool:
+        """Return whether :meth:`level` is what the database does, and not only the strictest it may do."""
+        own = None if self._transaction is None else self._transaction.level
+        if self.connection.vendor == "sqlite" or own is not None:
+            return True
+        known = self.connection.vendor in {"postgresql", "mysql"} and self._level is None
+        return known and (isolation.configured(self.connection) or self._server_level) is not None
+
     def level_changed(self, name: str, *, once: bool) -> None:
         """Note an isolation level set by hand.
 
@@ -322,6 +335,14 @@ class Session:
                 driver.ping()
                 return True
         return False
+
+    def aborted(self) -> bool:
+        """Return whether PostgreSQL will roll the transaction back even if it is told to commit it."""
+        info = getattr(self.connection.connection, "info", None)
+        return (
+            self.connection.vendor == "postgresql"
+            and int(getattr(info, "transaction_status", 0)) == _IN_ERROR
+        )
 
     def answers_later(self) -> bool:
         """Return whether the server may not have run yet what was sent (the pipeline mode of psycopg 3)."""

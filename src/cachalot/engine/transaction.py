@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 MAX_LOCAL_BYTES = 16 * 1024 * 1024
 """Own results that a transaction keeps at most; the oldest go first."""
+
+OVERHEAD_BYTES = 1024
+"""What an own result takes beside its rows."""
 
 
 @dataclass
@@ -73,6 +77,7 @@ class Transaction:
     began_with: str | None = None
     level: Level | None = None
     _bytes: int = 0
+    _by_table: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
 
     def effects(self) -> Effects:
         """Return everything written so far and not rolled back that the cache must hear of."""
@@ -103,26 +108,40 @@ class Transaction:
     def forget(self, effects: Effects) -> None:
         """Forget own results that ``effects`` touch, and those that are being read at this moment."""
         self.serial += 1
-        for key in [key for key, one in self.local.items() if effects.touches(one.tags)]:
-            self._drop(key)
+        if effects.everything:
+            self._drop_all()
+        for table in effects.tables:
+            for key in self._by_table.pop(table, ()):
+                self._drop(key)
 
     def keep(self, key: bytes, result: LocalResult) -> None:
         """Keep a result for this transaction, within bounds."""
-        if key in self.local:
-            self._drop(key)
+        self._drop(key)
         self.local[key] = result
-        self._bytes += len(result.payload)
+        self._bytes += len(result.payload) + OVERHEAD_BYTES
+        for tag in result.tags:
+            self._by_table[tag.table].add(key)
         while self._bytes > MAX_LOCAL_BYTES:
             self._drop(next(iter(self.local)))
 
     def _drop(self, key: bytes) -> None:
-        self._bytes -= len(self.local.pop(key).payload)
+        result = self.local.pop(key, None)
+        if result is None:
+            return
+        self._bytes -= len(result.payload) + OVERHEAD_BYTES
+        for tag in result.tags:
+            self._by_table.get(tag.table, set()).discard(key)
+
+    def _drop_all(self) -> None:
+        self.local.clear()
+        self._by_table.clear()
+        self._bytes = 0
 
     def become_real(self) -> None:
         """Note that the database has begun it since it was last asked: its snapshot is not known."""
         self.real = self.clock_read = True
         self.clock = None
-        self.local, self._bytes = {}, 0
+        self._drop_all()
 
     def savepoint(self, name: str, settings: Snapshot) -> None:
         """Note a savepoint."""

@@ -156,7 +156,8 @@ def _initialising(session: Session) -> Callable[[Original], Original]:
         def init_connection_state() -> Any:
             # What Django itself sets on every new connection follows from the settings, which are in every
             # key.
-            session.initialising = True
+            method = type(session.connection).init_connection_state
+            session.initialising = method.__module__.startswith("django.")
             try:
                 return original()
             finally:

@@ -185,9 +185,8 @@ def _seen_stream(session: Session, run: Callable[..., Any], cursor: Any) -> Call
     def seen(statement: Any, *args: Any, **kwargs: Any) -> Any:
         before(session)
         text = text_of(statement, {"cursor": cursor})
-        if text is not None and all(
-            one.kind is Kind.READ for one in analyse(text, session.connection.vendor)
-        ):
+        statements = UNKNOWN if text is None else analyse(text, session.connection.vendor)
+        if all(one.kind is Kind.READ for one in statements) and not effects_of(session, statements):
             return run(statement, *args, **kwargs)
         return run_raw(session, text, lambda: iter(list(run(statement, *args, **kwargs))))
 

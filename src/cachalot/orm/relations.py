@@ -18,6 +18,7 @@ from cachalot.core.protocol import Keys
 from cachalot.core.tags import EPOCH, EVERYTHING, Effects
 from cachalot.engine.cache import tag_keys
 from cachalot.engine.caches import query_cache
+from cachalot.engine.isolation import Level
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:
@@ -90,20 +91,23 @@ def _behind(session: Session, cache: QueryCache, relation: str, config: Config) 
     :raises NotAskedError: the catalogue cannot be read just now.
     :raises StoreAway: the cache does not answer.
     """
-    transaction = session.transaction()
-    epoch = (
-        None
-        if transaction is not None and transaction.written().everything
-        else _epoch(session, cache, config)
-    )
+    epoch = None if _sees_another_schema(session) else _epoch(session, cache, config)
     if epoch is None:
         return _look_up(session, cache, relation, config)
-    key = (session.namespace(config).root, epoch, relation)
+    key = (session.namespace(config).root, epoch, _named(relation, config))
     if key not in _kept:
         if len(_kept) > MAX_KEPT:
             _kept.clear()
         _kept[key] = _shared(session, cache, relation, epoch, config)
     return _kept[key]
+
+
+def _sees_another_schema(session: Session) -> bool:
+    """Return whether the catalogue may say something else inside this transaction than outside."""
+    transaction = session.transaction()
+    if transaction is None:
+        return False
+    return transaction.written().everything or session.level() is not Level.STATEMENT
 
 
 def _epoch(session: Session, cache: QueryCache, config: Config) -> bytes | None:
@@ -115,7 +119,7 @@ def _epoch(session: Session, cache: QueryCache, config: Config) -> bytes | None:
 
 def _shared(session: Session, cache: QueryCache, relation: str, epoch: bytes, config: Config) -> Behind:
     """Return what the cache has kept of the catalogue, or look it up and let the cache keep it."""
-    key = session.namespace(config).relation(relation)
+    key = session.namespace(config).relation(_named(relation, config))
     found = cache.kept_fact(key, epoch)
     if found is None:
         behind = _look_up(session, cache, relation, config)
@@ -123,6 +127,11 @@ def _shared(session: Session, cache: QueryCache, relation: str, epoch: bytes, co
         return behind
     reading, writing = found
     return Behind(_set(reading), _set(writing))
+
+
+def _named(relation: str, config: Config) -> str:
+    """Return a relation together with the settings under which it was judged."""
+    return " ".join((relation, *sorted(config.stable_functions)))
 
 
 def _listed(tables: frozenset[str] | None) -> list[str] | None:

@@ -28,6 +28,9 @@ _DEFINES = frozenset({"CREATE", "ALTER", "DROP", "RENAME"})
 _COMMITS_FIRST = frozenset({Kind.UNKNOWN, Kind.BEGIN, Kind.CONTEXT})
 """Kinds among which are the statements that end a transaction of MySQL by themselves (manual, 13.3.3)."""
 
+_RUNS_CODE = frozenset({"CALL", "DO", "EXECUTE"})
+_LEVELS = frozenset({"default_transaction_isolation", "transaction_isolation", "tx_isolation"})
+_COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 _TEMPORARY = re.compile(
     r"\b(?:CREATE\s+(?:OR\s+REPLACE\s+)?|INTO\s+)(?:(?:GLOBAL|LOCAL)\s+)?TEMP(?:ORARY)?\b|^\s*ATTACH\b",
     re.IGNORECASE,
@@ -51,7 +54,9 @@ def run_raw(
     statements = UNKNOWN if sql is None else analyse(sql, session.connection.vendor)
     cache = query_cache(current().cache)
     if cache is None:
-        return execute()
+        result = execute()
+        _after(session, statements, sql or "", params, outside=False)
+        return result
     before(session, statements, sql or "")
     if effects is None:
         effects = effects_of(session, statements)
@@ -217,6 +222,10 @@ def _note_edge(
         transaction.clock, transaction.clock_read, transaction.clock_seconds = clock, True, started
 
 
+_FOLLOWED = frozenset({Kind.READ, Kind.WRITE, Kind.HARMLESS, Kind.BEGIN, Kind.COMMIT, Kind.ROLLBACK})
+"""Kinds of statements beside a BEGIN or a COMMIT in one text that leave the session as it is."""
+
+
 def _run_mixed(
     session: Session, cache: QueryCache, statements: tuple[Statement, ...], effects: Effects, execute: Execute
 ) -> Any:
@@ -227,8 +236,14 @@ def _run_mixed(
     for statement in statements:
         if statement.kind is Kind.BEGIN:
             session.begun()
+            if statement.isolation:
+                session.setting_unknown()
+        elif statement.kind is Kind.ROLLBACK:
+            session.rolled_back()
         elif statement.kind in _EDGES or session.begun_by(statement):
             session.ended()
+    if not all(one.kind in _FOLLOWED for one in statements):
+        session.setting_unknown()
     still = session.transaction()
     if still is not None:
         still.note(total)
@@ -241,7 +256,9 @@ def _after(
 ) -> None:
     for statement in statements:
         kind = statement.kind
-        if kind is Kind.CONTEXT:
+        if kind is Kind.CONTEXT and statement.name in _LEVELS:
+            session.level_changed("", once=False)
+        elif kind is Kind.CONTEXT:
             session.setting_changed(statement, sql, params)
             if statement.verb == "USE":
                 session.setting_unknown()
@@ -254,11 +271,22 @@ def _after(
             session.release(statement.name)
         elif kind is Kind.ROLLBACK_TO:
             session.roll_back_to(statement.name)
-        elif kind is Kind.UNKNOWN and (not sql or _TEMPORARY.search(sql)):
+        elif kind is Kind.UNKNOWN and (not sql or _TEMPORARY.search(_COMMENT.sub(" ", sql))):
             # Of a temporary table no other connection sees what this one sees under its name.
+            session.setting_unknown()
+        elif _may_set(session, statement):
             session.setting_unknown()
         if kind in {Kind.READ, Kind.WRITE, Kind.UNKNOWN}:
             pin(session)
+
+
+def _may_set(session: Session, statement: Statement) -> bool:
+    """Return whether code of the database has run that may have changed a setting, out of sight."""
+    config = current()
+    if statement.verb in _RUNS_CODE:
+        return not (statement.functions and statement.functions <= config.stable_functions)
+    functions = unknown_functions(statement, session.connection.vendor, config)
+    return bool(functions) and may_write(session, functions, config)
 
 
 def _is_for_one_transaction(sql: str) -> bool:

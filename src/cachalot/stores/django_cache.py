@@ -8,6 +8,7 @@ exchange for each write of tokens).
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import tempfile
@@ -72,9 +73,21 @@ def _raised_by_signal_handler(error: BaseException) -> bool:
     if threading.current_thread() is not threading.main_thread():
         return False
     handlers = (signal.getsignal(number) for number in signal.valid_signals())
-    codes = {getattr(handler, "__code__", None) for handler in handlers}
-    frames = (frame.f_code for frame, _line in traceback.walk_tb(error.__traceback__))
-    return any(code in codes for code in frames)
+    codes = {_code(handler) for handler in handlers} - {None}
+    seen: BaseException | None = error
+    while seen is not None:
+        if any(frame.f_code in codes for frame, _line in traceback.walk_tb(seen.__traceback__)):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _code(handler: Any) -> Any:
+    """Return the code that a handler of signals runs: a function, a method, a partial or an object."""
+    handler = getattr(handler, "func", handler)
+    if not hasattr(handler, "__code__") and not isinstance(handler, (int, type(None))):
+        handler = type(handler).__call__
+    return getattr(handler, "__code__", None)
 
 
 def fit(cache: BaseCache) -> bool:
@@ -198,6 +211,8 @@ class FileBasedStore(DjangoCacheStore):
         try:
             return self._link(caches[self.alias], key, value, lifetime)
         except OSError as error:
+            if error.errno in {errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV}:  # a file system without links
+                return super().add(key, value, lifetime)
             raise StoreAway(f"{type(error).__name__}: {error}") from error
 
     def _link(self, cache: Any, key: str, value: Any, lifetime: Lifetime) -> bool:
