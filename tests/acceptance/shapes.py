@@ -22,6 +22,7 @@ from django.test.utils import CaptureQueriesContext
 
 from cachalot.api import cachalot_disabled
 from cachalot.core.decisions import Outcome, Reason
+from cachalot.orm.connection import session_of
 from cachalot.testing import watch
 from tests.testapp.models import (
     Author,
@@ -133,9 +134,18 @@ def assert_refreshed_by(read: Read, write: Write, alias: str = "default") -> Non
     """After a write the read asks the database again."""
     assert_cached(read, alias)
     write()
+    renew(alias)
     value, sent = run(read, alias)
     assert value == uncached(read), "stale"
     assert sent, "the write was not noticed"
+
+
+def renew(alias: str = "default") -> None:
+    """Connect anew after code of the database has run, whose settings nobody has seen."""
+    one = connections[alias]
+    session = session_of(one)
+    if session is not None and session.settings.unknown and not one.in_atomic_block:
+        one.close()
 
 
 def assert_kept_through(read: Read, write: Write, alias: str = "default") -> None:

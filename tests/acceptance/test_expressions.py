@@ -208,8 +208,8 @@ SHAPES = {
     ),
     "filtered relation": (
         lambda: Author.objects.annotate(
-            long=FilteredRelation("books", condition=Q(books__pages__gt=150))
-        ).filter(long__isnull=False),
+            wanted=FilteredRelation("books", condition=Q(books__pages__gt=150))
+        ).filter(wanted__isnull=False),
         {Author, Book},
     ),
     "union with annotation": (union_with_annotation, {Author, Book, Tag}),

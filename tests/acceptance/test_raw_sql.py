@@ -289,8 +289,8 @@ def test_write_through_a_cursor_refreshes(library):
 
 
 @pytest.mark.databases("postgresql", "mysql")
-def test_connection_is_cached_after_a_procedure(library):
-    """A procedure ends all results once, however it is called; it does not end caching on its connection."""
+def test_connection_after_a_procedure(library):
+    """A procedure may change settings out of sight: its connection is not cached unless it is vouched for."""
     execute("DROP PROCEDURE IF EXISTS cachalot_nothing")
     if connection.vendor == "mysql":
         execute("CREATE PROCEDURE cachalot_nothing() UPDATE testapp_author SET age = 1")
@@ -299,8 +299,14 @@ def test_connection_is_cached_after_a_procedure(library):
         execute("CREATE FUNCTION cachalot_nothing() RETURNS integer LANGUAGE sql AS 'SELECT 1'")
         procedure = "FUNCTION cachalot_nothing()"
     try:
+        vouched = override_settings(CACHALOT_STABLE_FUNCTIONS=["cachalot_nothing"])
+        with vouched, connection.cursor() as cursor:
+            cursor.callproc("cachalot_nothing")
+            assert_cached(authors)
         with connection.cursor() as cursor:
             cursor.callproc("cachalot_nothing")
+        assert_not_cached(lambda: list(Author.objects.order_by("pk")), Reason.CONTEXT)
+        connection.close()
         assert_cached(authors)
     finally:
         execute(f"DROP {procedure}")

@@ -32,7 +32,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from cachalot.core.decisions import Reason
-from tests.acceptance.shapes import Cases, assert_cached, assert_not_cached, assert_true, execute
+from tests.acceptance.shapes import Cases, assert_cached, assert_not_cached, assert_true, execute, renew
 from tests.testapp.models import Author, Book, Chapter
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -295,6 +295,7 @@ def test_function_of_the_project_is_cached_once_it_is_vouched_for(own_function, 
         )
 
     assert_not_cached(read, Reason.VOLATILE)
+    renew()
     with override_settings(CACHALOT_STABLE_FUNCTIONS=["Cachalot_Double"]):
         assert_cached(read)
         assert_not_cached(lambda: list(Author.objects.annotate(x=Now())), *NOT_STABLE)

@@ -345,7 +345,7 @@ def database(transactional_db: None, other_connection: OtherConnection) -> Itera
     execute("DROP VIEW testapp_authorstats")
 
 
-@pytest.mark.timeout(0 if NIGHTLY else 120)
+@pytest.mark.timeout(0 if NIGHTLY else 900)
 def test_what_the_cache_answers_is_what_the_database_answers(database: OtherConnection) -> None:
     """After any steps a read through the cache equals the same read on the same connection without it."""
     Machine.other, Machine.hits = database, 0

@@ -192,6 +192,7 @@ _VOLATILE_ONLY = (
     gen_random_bytes gen_random_uuid get_lock getdate getutcdate inet_client_addr inet_client_port
     inet_server_addr inet_server_port is_free_lock is_used_lock last_insert_id last_insert_rowid lastval
     localtime localtimestamp newid newsequentialid nextval now pg_backend_pid pg_blocking_pids
+    pg_cancel_backend pg_reload_conf pg_terminate_backend
     pg_column_size pg_conf_load_time pg_current_snapshot pg_current_wal_lsn pg_current_xact_id
     pg_current_xact_id_if_assigned pg_database_size pg_get_constraintdef pg_get_expr pg_get_functiondef
     pg_get_indexdef pg_get_serial_sequence pg_get_triggerdef pg_get_userbyid pg_get_viewdef pg_has_role

@@ -29,6 +29,7 @@ _COMMITS_FIRST = frozenset({Kind.UNKNOWN, Kind.BEGIN, Kind.CONTEXT})
 """Kinds among which are the statements that end a transaction of MySQL by themselves (manual, 13.3.3)."""
 
 _RUNS_CODE = frozenset({"CALL", "DO", "EXECUTE"})
+_CALLED = re.compile(r"""\s*CALL\s+(?:["`]?\w+["`]?\.)*["`]?(\w+)""", re.IGNORECASE)
 _LEVELS = frozenset({"default_transaction_isolation", "transaction_isolation", "tx_isolation"})
 _COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 _TEMPORARY = re.compile(
@@ -274,17 +275,18 @@ def _after(
         elif kind is Kind.UNKNOWN and (not sql or _TEMPORARY.search(_COMMENT.sub(" ", sql))):
             # Of a temporary table no other connection sees what this one sees under its name.
             session.setting_unknown()
-        elif _may_set(session, statement):
+        elif _may_set(session, statement, sql):
             session.setting_unknown()
         if kind in {Kind.READ, Kind.WRITE, Kind.UNKNOWN}:
             pin(session)
 
 
-def _may_set(session: Session, statement: Statement) -> bool:
+def _may_set(session: Session, statement: Statement, sql: str) -> bool:
     """Return whether code of the database has run that may have changed a setting, out of sight."""
     config = current()
     if statement.verb in _RUNS_CODE:
-        return not (statement.functions and statement.functions <= config.stable_functions)
+        called = _CALLED.match(sql)
+        return called is None or called[1].lower() not in config.stable_functions
     functions = unknown_functions(statement, session.connection.vendor, config)
     return bool(functions) and may_write(session, functions, config)
 
