@@ -109,3 +109,15 @@ def test_command_really_invalidates():
     before = api.get_last_invalidation("auth.User")
     invalidate_cachalot("auth.User")
     assert api.get_last_invalidation("auth.User") > before
+
+
+def test_cache_that_does_not_answer_is_an_error(settings):
+    """What was not invalidated is not reported as invalidated."""
+    settings.CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": "redis://127.0.0.1:1/0",
+        }
+    }
+    with pytest.raises(CommandError, match="'default' does not answer"):
+        invalidate_cachalot("auth.User")

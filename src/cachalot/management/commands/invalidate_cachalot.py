@@ -11,6 +11,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import connections
 
 from cachalot import api
+from cachalot.engine import caches
 
 if TYPE_CHECKING:
     from argparse import ArgumentParser
@@ -31,7 +32,7 @@ class Command(BaseCommand):
             "names", nargs="*", metavar="app_label[.Model]", help="An app or a model; none means every table."
         )
         parser.add_argument(
-            "-c", "--cache", dest="cache_alias", help="Alias of a cache; by default CACHALOT_CACHE."
+            "-c", "--cache", dest="cache_alias", help="Alias of a cache; by default every one."
         )
         parser.add_argument("-d", "--db", dest="db_alias", help="Alias of a database; by default every one.")
 
@@ -44,8 +45,19 @@ class Command(BaseCommand):
         # Without arguments api.invalidate means everything, which is not what an app without models means.
         if models or not names:
             api.invalidate(*models, cache_alias=cache_alias, db_alias=db_alias)
+            _fail_if_undelivered()
         if options["verbosity"] >= 1:
             self.stdout.write(self.style.SUCCESS(_report(names, models, cache_alias, db_alias)))
+
+
+def _fail_if_undelivered() -> None:
+        raise CommandError(f"The cache {names} does not answer: nothing was invalidated there. Try again.")
+    away = sorted(cache.alias for cache in caches.made() if cache.guard.undelivered())
+    if away:
+        names = ", ".join(map(repr, away))
+        raise CommandError(
+            f"The cache {names} does not answer; nothing was invalidated there. Run this again."
+        )
 
 
 def _models_of(name: str) -> Iterator[type[Model]]:
