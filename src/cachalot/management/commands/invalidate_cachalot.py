@@ -51,7 +51,7 @@ class Command(BaseCommand):
 
 
 def _fail_if_undelivered() -> None:
-        raise CommandError(f"The cache {names} does not answer: nothing was invalidated there. Try again.")
+    """Say so if a cache does not answer: what this process remembers to deliver later ends with it."""
     away = sorted(cache.alias for cache in caches.made() if cache.guard.undelivered())
     if away:
         names = ", ".join(map(repr, away))
