@@ -73,7 +73,6 @@ RACES = (
     "tests/acceptance/test_signal.py",
     "tests/acceptance/test_scopes.py",
     "tests/acceptance/test_precision.py",
-    "tests/stateful",
 )
 #: What no pair can change runs once, with the first pair of all.
 UNIT = (
