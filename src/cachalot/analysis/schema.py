@@ -22,14 +22,12 @@ class ModelFacts:
     """What the registered models say about tables.
 
     :ivar managed: tables that a managed model owns.
-    :ivar known: all tables of models.
     :ivar by_app: tables by app label.
     :ivar deleted_with: tables that the database itself changes when rows of a table are deleted or replaced.
     """
 
     def __init__(self, registered: Iterable[type[models.Model]]) -> None:
         self.managed: set[str] = set()
-        self.known: set[str] = set()
         self.by_app: dict[str, set[str]] = defaultdict(set)
         self.deleted_with: dict[str, set[str]] = defaultdict(set)
         for model in registered:
@@ -37,7 +35,6 @@ class ModelFacts:
 
     def _add(self, model: type[models.Model]) -> None:
         table = canonical_table(model._meta.db_table)
-        self.known.add(table)
         self.by_app[model._meta.app_label].add(table)
         if model._meta.managed and not model._meta.proxy:
             self.managed.add(table)
