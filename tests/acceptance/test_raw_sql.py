@@ -12,8 +12,10 @@ from django.db.models import F
 from django.db.models.expressions import RawSQL
 from django.test import override_settings
 
+from cachalot.analysis.catalogue import Catalogue
 from cachalot.api import invalidate
-from cachalot.core.decisions import Reason
+from cachalot.core.decisions import Outcome, Reason
+from cachalot.observe.events import record
 from tests.acceptance.shapes import (
     Cases,
     assert_cached,
@@ -607,3 +609,34 @@ def test_statement_that_fails_leaves_the_truth(library):
     assert_true(authors)
     assert_cached(authors)
     assert sys.exc_info() == (None, None, None)
+
+
+def test_raw_reads_are_reported_as_bypasses_each_once():
+    """Every read is a hit, a miss or a bypass with a reason: raw SQL is always run, and says so."""
+    with record() as events:
+        list(Author.objects.raw(f"SELECT * FROM {Author._meta.db_table}"))
+        with connection.cursor() as cursor:
+            cursor.execute(f"SELECT COUNT(*) FROM {Author._meta.db_table}")
+        list(Author.objects.all())
+    reads = [(event.decision.outcome, event.decision.reason) for event in events]
+    assert reads == [
+        (Outcome.BYPASS, Reason.RAW),
+        (Outcome.BYPASS, Reason.RAW),
+        (Outcome.MISS, Reason.NEW),
+    ]
+    assert events[0].tables == {Author._meta.db_table}
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only its catalogue knows what functions do")
+def test_the_catalogue_is_asked_once_about_a_function(monkeypatch):
+    """What a statement calls is found out once, before it is run, and not again after it."""
+    asked = []
+    original = Catalogue.functions_that_write
+
+    def functions_that_write(self, functions):
+        asked.append(functions)
+        return original(self, functions)
+
+    monkeypatch.setattr(Catalogue, "functions_that_write", functions_that_write)
+    execute("SELECT pg_size_bytes('1 kB')")
+    assert len(asked) == 1

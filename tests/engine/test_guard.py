@@ -392,13 +392,6 @@ class TestWrites:
             thread.join(10)
         assert found == [Found.CHANGED, Found.CHANGED]
 
-    def test_forgetting(self, guard, store):
-        """A guard that was told to forget is as new."""
-        store.away = True
-        committing(guard)
-        guard.forget()
-        assert (guard.undelivered(), guard.closed()) == (0, False)
-
     def test_questions_that_are_asked_of_the_store(self, guard, store):
         """A read that hits is one exchange."""
         keep(guard)

@@ -63,6 +63,10 @@ class Query:
     context: bytes
     replica: bool = False
 
+    def tables(self) -> frozenset[str]:
+        """Return the canonical names of the tables it depends on."""
+        return frozenset(tag.table for tag in self.tags if tag.table)
+
 
 @dataclass(frozen=True)
 class Ticket:

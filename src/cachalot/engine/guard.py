@@ -141,12 +141,6 @@ class Guard:
         with self._lock:
             return sum(len(late.tags) for late in self._undelivered.values())
 
-    def forget(self) -> None:
-        """Start anew, as in a new process. For tests."""
-        with self._lock:
-            self._undelivered.clear()
-            self._pause = self._until = 0.0
-
     def run(self, steps: Generator[Any, Any, Result]) -> Result:
         """Carry out a generator of store steps.
 

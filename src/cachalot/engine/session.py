@@ -48,6 +48,7 @@ class Work(threading.local):
     """What the ORM is doing on a connection at this moment; a shared connection has one for each thread.
 
     :ivar expected: texts of statements of the ORM that the cursor will see.
+    :ivar reading: how many reads of the ORM are under way, one inside the other.
     :ivar writing: how many writes of the ORM are under way, one inside the other.
     :ivar trace: of the statement that is being compiled.
     :ivar surprises: what the text of a write has shown that was not known before.
@@ -55,6 +56,7 @@ class Work(threading.local):
 
     def __init__(self) -> None:
         self.expected: frozenset[str] = frozenset()
+        self.reading = 0
         self.writing = 0
         self.trace: Trace | None = None
         self.surprises = NOTHING

@@ -20,7 +20,6 @@ from django.db.models.sql.compiler import (
 )
 from django.db.models.sql.constants import GET_ITERATOR_CHUNK_SIZE, MULTI, SINGLE
 
-from cachalot.analysis.rawsql import analyse
 from cachalot.analysis.trace import Trace
 from cachalot.analysis.writes import effects_of_query
 from cachalot.conf import current
@@ -28,7 +27,7 @@ from cachalot.core.decisions import Decision, Reason
 from cachalot.engine.caches import query_cache
 from cachalot.orm import reading, writing
 from cachalot.orm.relations import with_relations
-from cachalot.orm.statements import effects_of
+from cachalot.orm.statements import judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,6 +99,13 @@ class ReadSeam(Seam):
         session = self.connection.__dict__.get(_SESSION)
         if session is None:
             return run()
+        session.work.reading += 1
+        try:
+            return self._read(session, run, result_type, chunked_fetch)
+        finally:
+            session.work.reading -= 1
+
+    def _read(self, session: Session, run: Callable[[], Any], result_type: Any, chunked_fetch: bool) -> Any:
         started = time.perf_counter()
         if result_type not in (MULTI, SINGLE):
             return self._run_uncached(session, run, Decision.bypass(Reason.CURSOR), started)
@@ -118,10 +124,10 @@ class ReadSeam(Seam):
             return iter([]) if result_type == MULTI else None
         self._cachalot_compiled = (sql, params)
         request = reading.Request(
-            self, sql, params, frozenset(trace.tables), result_type == SINGLE, chunked_fetch
+            self, sql, params, frozenset(trace.tables), result_type == SINGLE, chunked_fetch, run, started
         )
         try:
-            return reading.answer(session, request, run, started)
+            return reading.answer(session, request)
         finally:
             self._cachalot_compiled = None
 
@@ -161,7 +167,7 @@ class WriteSeam(Seam):
         session.work.expected = session.work.expected.union(texts)
         if trace.expressions:
             for text in texts:
-                session.work.surprises |= effects_of(session, analyse(text, self.connection.vendor))
+                session.work.surprises |= judge(session, text).effects
         return result
 
     def execute_sql(self, *args: Any, **kwargs: Any) -> Any:

@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from cachalot.analysis.rawsql import Kind, analyse
-from cachalot.orm.statements import UNKNOWN, before, effects_of, pin, run_raw
+from cachalot.orm.statements import before, judge, pin, run_raw
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -126,7 +125,7 @@ def _seen_copy(session: Session, copy: Callable[..., Any], cursor: Any) -> Calla
         text = text_of(statement, {"cursor": cursor})
         before(session)
         # Now, because the connection cannot be asked for anything while rows are being copied.
-        effects = effects_of(session, UNKNOWN if text is None else analyse(text, session.connection.vendor))
+        judged = judge(session, text)
         manager = copy(statement, *args, **kwargs)
         value = manager.__enter__()
         left: list[Any] = []
@@ -140,7 +139,7 @@ def _seen_copy(session: Session, copy: Callable[..., Any], cursor: Any) -> Calla
             if not manager.__exit__(type(error), error, error.__traceback__):
                 raise
         else:
-            run_raw(session, text, leave, effects=effects)
+            run_raw(session, text, leave, judged=judged)
 
     return seen
 
@@ -185,10 +184,10 @@ def _seen_stream(session: Session, run: Callable[..., Any], cursor: Any) -> Call
     def seen(statement: Any, *args: Any, **kwargs: Any) -> Any:
         before(session)
         text = text_of(statement, {"cursor": cursor})
-        statements = UNKNOWN if text is None else analyse(text, session.connection.vendor)
-        if all(one.kind is Kind.READ for one in statements) and not effects_of(session, statements):
+        judged = judge(session, text)
+        if judged.reads():
             return run(statement, *args, **kwargs)
-        return run_raw(session, text, lambda: iter(list(run(statement, *args, **kwargs))))
+        return run_raw(session, text, lambda: iter(list(run(statement, *args, **kwargs))), judged=judged)
 
     return seen
 

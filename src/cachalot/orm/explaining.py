@@ -71,7 +71,10 @@ def compile_request(session: Session, compiler: Any) -> reading.Request:
         session.work.trace = before
     if not sql:
         raise EmptyResultSet
-    return reading.Request(compiler, sql, params, frozenset(trace.tables), single=False, chunked=False)
+    tables = frozenset(trace.tables)
+    return reading.Request(
+        compiler, sql, params, tables, single=False, chunked=False, run=compiler.execute_sql, started=0.0
+    )
 
 
 def _looked_up(session: Session, cache: QueryCache, query: Query, sql: str, config: Config) -> Found:

@@ -37,6 +37,8 @@ class Request:
     :param traced: canonical names of the tables that the compiler reported.
     :param single: whether one row is wanted.
     :param chunked: whether the rows are wanted as they come.
+    :param run: runs it on the database.
+    :param started: when it began, by ``time.perf_counter``.
     """
 
     compiler: Any
@@ -45,6 +47,8 @@ class Request:
     traced: frozenset[str]
     single: bool
     chunked: bool
+    run: Callable[[], Any]
+    started: float
 
     def shape(self) -> bytes:
         """Return what, beside the statement, decides how the rows of the driver are handed on."""
@@ -105,32 +109,29 @@ def plan(session: Session, cache: QueryCache, request: Request, config: Config) 
     return Query(key, name, dependencies(tables), context, session.is_replica(config))
 
 
-def answer(session: Session, request: Request, run: Callable[[], Any], started: float) -> Any:
+def answer(session: Session, request: Request) -> Any:
     """Answer a read.
 
-    :param run: runs it on the database.
-    :param started: when it began, by ``time.perf_counter``.
     :returns: rows in the shape that was asked for.
     """
     config = current()
     cache = query_cache(config.cache)
     if cache is None:
-        return run()
+        return request.run()
     try:
         query = plan(session, cache, request, config)
     except StoreAway as error:
         query = Decision.bypass(Reason.CACHE_AWAY, str(error))
     if isinstance(query, Decision):
         try:
-            return run()
+            return request.run()
         finally:
-            report(session, query, request.sql, _NO_TABLES, started)
+            report(session, query, request.sql, _NO_TABLES, request.started)
     lookup = _refreshed(cache.look(session, query, config))
-    tables = frozenset(tag.table for tag in query.tags if tag.table)
-    if lookup.frames is not None:
-        report(session, lookup.decision, request.sql, tables, started, lookup.saved)
-        return _handed_on(lookup.frames, request)
-    return _run_and_keep(session, cache, request, run, lookup, started, tables, config)
+    if lookup.frames is None:
+        return _run_and_keep(session, cache, request, query, lookup)
+    report(session, lookup.decision, request.sql, query.tables(), request.started, lookup.saved)
+    return _handed_on(lookup.frames, request)
 
 
 def _refreshed(lookup: Lookup) -> Lookup:
@@ -146,19 +147,10 @@ def _handed_on(frames: list[Any], request: Request) -> Any:
     return iter(frames) if request.chunked else frames
 
 
-def _run_and_keep(
-    session: Session,
-    cache: QueryCache,
-    request: Request,
-    run: Callable[[], Any],
-    lookup: Lookup,
-    started: float,
-    tables: frozenset[str],
-    config: Config,
-) -> Any:
+def _run_and_keep(session: Session, cache: QueryCache, request: Request, query: Query, lookup: Lookup) -> Any:
+    config, ticket = current(), lookup.ticket
     asked = time.perf_counter()
-    rows = run()
-    ticket = lookup.ticket
+    rows = request.run()
 
     def keep(payload: bytes) -> Reason | None:
         if ticket is None:
@@ -168,7 +160,7 @@ def _run_and_keep(
 
     def tell(reason: Reason | None) -> None:
         decision = lookup.decision if reason is None else Decision.miss(reason)
-        report(session, decision, request.sql, tables, started)
+        report(session, decision, request.sql, query.tables(), request.started)
 
     if request.chunked and not isinstance(rows, list):
         if ticket is not None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachalot.analysis.rawsql import Kind, Statement, analyse
 from cachalot.analysis.writes import effects_of_statement, unknown_functions
 from cachalot.conf import current
+from cachalot.core.decisions import Decision, Reason
 from cachalot.core.tags import EVERYTHING, NOTHING, Effects
 from cachalot.engine.caches import query_cache
 from cachalot.orm.notices import announce
+from cachalot.orm.reading import report
 from cachalot.orm.relations import may_write, with_relations
 
 if TYPE_CHECKING:
@@ -38,45 +40,73 @@ _TEMPORARY = re.compile(
 )
 
 
+class Judged(NamedTuple):
+    """One text, understood as far as it can be before it is run.
+
+    :param statements: the statements in it.
+    :param effects: what they change that the cache must hear of.
+    :param calls: for each statement, whether it calls functions that may write.
+    """
+
+    statements: tuple[Statement, ...]
+    effects: Effects
+    calls: tuple[bool, ...]
+
+    def reads(self) -> bool:
+        """Return whether nothing but rows is asked for."""
+        return not self.effects and all(one.kind is Kind.READ for one in self.statements)
+
+
+def judge(session: Session, sql: str | None) -> Judged:
+    """Find out what a text does. The catalogue may be asked, so not while the connection is busy.
+
+    :param sql: the text, ``None`` if it cannot be known.
+    """
+    statements = UNKNOWN if sql is None else analyse(sql, session.connection.vendor)
+    calls = tuple(_calls_writers(session, one) for one in statements)
+    return Judged(statements, _effects(session, statements, calls), calls)
+
+
 def run_raw(
-    session: Session,
-    sql: str | None,
-    execute: Execute,
-    params: Any = None,
-    effects: Effects | None = None,
+    session: Session, sql: str | None, execute: Execute, params: Any = None, judged: Judged | None = None
 ) -> Any:
     """Run a raw statement.
 
     :param sql: its text, ``None`` if it cannot be known.
     :param execute: runs it.
     :param params: its parameters, for settings of the session.
-    :param effects: what it changes, where that must be found out before it begins.
+    :param judged: what it does, where that had to be found out before it began.
     """
-    statements = UNKNOWN if sql is None else analyse(sql, session.connection.vendor)
+    started = time.perf_counter()
+    text = sql or ""
+    if judged is None:
+        before(session, () if sql is None else analyse(sql, session.connection.vendor), text)
+        judged = judge(session, sql)
     cache = query_cache(current().cache)
     if cache is None:
         result = execute()
-        _after(session, statements, sql or "", params, outside=False)
+        _after(session, judged, text, params, outside=False)
         return result
-    before(session, statements, sql or "")
-    if effects is None:
-        effects = effects_of(session, statements)
     try:
-        return _run(session, cache, statements, sql or "", execute, params, effects)
+        result = _run(session, cache, judged, text, execute, params)
     finally:
         if session.transaction() is None:
             announce(session)
+    if judged.reads() and not session.work.reading:
+        tables = frozenset[str]().union(*(one.reads for one in judged.statements))
+        report(session, Decision.bypass(Reason.RAW), text, tables, started)
+    return result
 
 
 def _run(
     session: Session,
     cache: QueryCache,
-    statements: tuple[Statement, ...],
+    judged: Judged,
     sql: str,
     execute: Execute,
     params: Any,
-    effects: Effects,
 ) -> Any:
+    statements, effects, _calls = judged
     single = statements[0] if len(statements) == 1 else None
     if single is not None and (single.kind in _EDGES or session.begun_by(single)):
         return _run_edge(session, cache, single, execute, fixes=_fixes(sql))
@@ -86,11 +116,11 @@ def _run(
         return _run_mixed(session, cache, statements, effects, execute)
     outside = session.outside()
     result = _run_write(session, cache, statements, effects, execute) if effects else execute()
-    _after(session, statements, sql, params, outside=outside)
+    _after(session, judged, sql, params, outside=outside)
     return result
 
 
-def effects_of(session: Session, statements: tuple[Statement, ...]) -> Effects:
+def _effects(session: Session, statements: tuple[Statement, ...], calls: tuple[bool, ...]) -> Effects:
     """Return what statements change that the cache must hear of.
 
     With ``CACHALOT_INVALIDATE_RAW = False`` it hears of the schema only; but a transaction that has written
@@ -98,8 +128,8 @@ def effects_of(session: Session, statements: tuple[Statement, ...]) -> Effects:
     """
     config = current()
     told = untold = NOTHING
-    for statement in statements:
-        effects = _effects_of_one(session, statement)
+    for statement, calls_writers in zip(statements, calls, strict=True):
+        effects = EVERYTHING if calls_writers else effects_of_statement(statement, config)
         if config.invalidate_raw or statement.verb in _DEFINES:
             told |= effects
         else:
@@ -110,13 +140,11 @@ def effects_of(session: Session, statements: tuple[Statement, ...]) -> Effects:
     return with_relations(session, told, config)
 
 
-def _effects_of_one(session: Session, statement: Statement) -> Effects:
+def _calls_writers(session: Session, statement: Statement) -> bool:
+    """Return whether a statement calls functions that may change rows, as far as the catalogue knows."""
     config = current()
-    vendor = session.connection.vendor
-    functions = unknown_functions(statement, vendor, config)
-    if functions and may_write(session, functions, config):
-        return EVERYTHING
-    return effects_of_statement(statement, config)
+    functions = unknown_functions(statement, session.connection.vendor, config)
+    return bool(functions) and may_write(session, functions, config)
 
 
 def before(session: Session, statements: tuple[Statement, ...] = (), sql: str = "") -> None:
@@ -252,10 +280,8 @@ def _run_mixed(
     return result
 
 
-def _after(
-    session: Session, statements: tuple[Statement, ...], sql: str, params: Any, *, outside: bool
-) -> None:
-    for statement in statements:
+def _after(session: Session, judged: Judged, sql: str, params: Any, *, outside: bool) -> None:
+    for statement, calls_writers in zip(judged.statements, judged.calls, strict=True):
         kind = statement.kind
         if kind is Kind.CONTEXT and statement.name in _LEVELS:
             session.level_changed("", once=False)
@@ -275,20 +301,19 @@ def _after(
         elif kind is Kind.UNKNOWN and (not sql or _TEMPORARY.search(_COMMENT.sub(" ", sql))):
             # Of a temporary table no other connection sees what this one sees under its name.
             session.setting_unknown()
-        elif _may_set(session, statement, sql):
+        elif calls_writers or _runs_code(statement, sql):
+            # It may have changed a setting, out of sight.
             session.setting_unknown()
         if kind in {Kind.READ, Kind.WRITE, Kind.UNKNOWN}:
             pin(session)
 
 
-def _may_set(session: Session, statement: Statement, sql: str) -> bool:
-    """Return whether code of the database has run that may have changed a setting, out of sight."""
-    config = current()
-    if statement.verb in _RUNS_CODE:
-        called = _CALLED.match(sql)
-        return called is None or called[1].lower() not in config.stable_functions
-    functions = unknown_functions(statement, session.connection.vendor, config)
-    return bool(functions) and may_write(session, functions, config)
+def _runs_code(statement: Statement, sql: str) -> bool:
+    """Return whether a statement runs code of the database for which nobody has vouched."""
+    if statement.verb not in _RUNS_CODE:
+        return False
+    called = _CALLED.match(sql)
+    return called is None or called[1].lower() not in current().stable_functions
 
 
 def _is_for_one_transaction(sql: str) -> bool:
