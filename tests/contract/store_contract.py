@@ -17,10 +17,11 @@ import pytest
 from django.core.cache import caches
 from django.test import override_settings
 
-from cachalot.core.steps import Add, GetMany, Lifetime, SetMany
+from cachalot.core.protocol import is_mark
+from cachalot.core.steps import SERVER, Add, Create, Done, Lifetime, Mark, SetMany
 from cachalot.engine.guard import Guard
-from cachalot.stores.base import StoreAway, StoreError
-from cachalot.stores.django_cache import make_store
+from cachalot.stores.base import StoreAway, StoreError, Tier
+from cachalot.stores.making import make_store
 from tests.servers import SERVERS
 
 if TYPE_CHECKING:
@@ -36,6 +37,22 @@ KEY = "c3:contract:{}".format
 #: Seconds. memcached counts in whole ones, and its own second may have begun before ours.
 SHORT = 1
 LATE = 2.2
+
+
+def values_of(store: Store, keys: list[str]) -> dict[str, Any]:
+    """Return what is kept under some keys, without the name of the server."""
+    return {key: value for key, value in store.get_many(keys).items() if key != SERVER}
+
+
+CLOCK = KEY("clock")
+ONE, TWO = KEY("one"), KEY("two")
+
+
+def done(writer: str, *tags: str, committed: bool = True) -> Done:
+    """Return the end of a write; the tokens are named after it."""
+    return Done(
+        writer, (CLOCK, f"clock of {writer}"), tuple((tag, f"of {writer}") for tag in tags), committed
+    )
 
 
 class StoreContract:
@@ -86,8 +103,8 @@ class StoreContract:
     def test_only_what_is_present_is_returned(self, store: Store) -> None:
         """get_many leaves out what is absent; it does not map it to None."""
         store.set_many([(KEY("a"), "1")], Lifetime.STATE)
-        assert store.get_many([KEY("a"), KEY("b")]) == {KEY("a"): "1"}
-        assert store.get_many([KEY("b")]) == {}
+        assert values_of(store, [KEY("a"), KEY("b")]) == {KEY("a"): "1"}
+        assert values_of(store, [KEY("b")]) == {}
 
     @pytest.mark.parametrize(
         "value", ["", "text", "ü€😀\n\t", "!mark", b"", b"\x00\xff\n", b"x" * 5000, b"1", "1"]
@@ -105,7 +122,7 @@ class StoreContract:
         store.set_many([(KEY("b"), "old")], Lifetime.STATE)
         values = [(KEY(name), name) for name in "abcd"]
         store.set_many(values, lifetime)
-        assert store.get_many([key for key, _value in values]) == dict(values)
+        assert values_of(store, [key for key, _value in values]) == dict(values)
 
     def test_values_become_visible_in_their_order(self, store: Store) -> None:
         """Who sees the second value of one set_many sees the first as well: clock, then tokens."""
@@ -134,7 +151,7 @@ class StoreContract:
         """Add writes an absent key, says so, and leaves a present one as it is."""
         assert store.add(KEY("a"), "1", Lifetime.STATE) is True
         assert store.add(KEY("a"), "2", Lifetime.STATE) is False
-        assert store.get_many([KEY("a")]) == {KEY("a"): "1"}
+        assert values_of(store, [KEY("a")]) == {KEY("a"): "1"}
 
     def test_add_has_one_winner_among_threads(self, store: Store) -> None:
         """Of several threads that add one key at the same moment exactly one has written it."""
@@ -148,7 +165,127 @@ class StoreContract:
             with ThreadPoolExecutor(THREADS) as threads:
                 won = list(threads.map(add, range(THREADS)))
             assert won.count(True) == 1
-            assert store.get_many([KEY(attempt)]) == {KEY(attempt): str(won.index(True))}
+            assert values_of(store, [KEY(attempt)]) == {KEY(attempt): str(won.index(True))}
+
+    # Commits.
+
+    def dark(self, store: Store, *tags: str) -> list[bool]:
+        """Return which tags are marked."""
+        got = store.get_many(tags)
+        return [is_mark(got.get(tag)) for tag in tags]
+
+    def test_commit(self, store: Store) -> None:
+        """A tag is dark from the mark on, and has the new token when the write is done; so has the clock."""
+        store.set_many([(ONE, "old")], Lifetime.STATE)
+        store.mark(Mark((ONE, TWO), "w"))
+        assert self.dark(store, ONE, TWO) == [True, True]
+        store.done(done("w", ONE, TWO))
+        assert values_of(store, [CLOCK, ONE, TWO]) == {CLOCK: "clock of w", ONE: "of w", TWO: "of w"}
+
+    def test_write_that_did_not_commit(self, store: Store) -> None:
+        """What was marked gets a token again."""
+        store.mark(Mark((ONE,), "w"))
+        store.done(done("w", ONE, committed=False))
+        assert self.dark(store, ONE) == [False]
+
+    def test_commits_that_overlap(self, store: Store) -> None:
+        """A tag is dark until the last of those who marked it is done, in whatever order they are."""
+        if store.tier is not Tier.INTENTS:
+            pytest.skip("it keeps one mark for all writers")
+        for first, last in ("ab", "ba"):
+            store.mark(Mark((ONE, TWO), "a"))
+            store.mark(Mark((TWO, ONE), "b"))
+            store.done(done(first, ONE, TWO))
+            assert self.dark(store, ONE, TWO) == [True, True]
+            store.done(done(last, ONE, TWO))
+            assert values_of(store, [ONE, TWO]) == {ONE: f"of {last}", TWO: f"of {last}"}
+
+    def test_write_that_was_marked_twice(self, store: Store) -> None:
+        """A mark that was sent again after a broken connection is one intent."""
+        store.mark(Mark((ONE,), "w"))
+        store.mark(Mark((ONE,), "w"))
+        store.done(done("w", ONE))
+        assert self.dark(store, ONE) == [False]
+
+    def test_invalidation_while_a_commit_is_in_flight(self, store: Store) -> None:
+        """Who was never marked takes away no mark."""
+        if store.tier is not Tier.INTENTS:
+            pytest.skip("it keeps one mark for all writers")
+        store.mark(Mark((ONE,), "w"))
+        store.done(done("other", ONE))
+        assert self.dark(store, ONE) == [True]
+
+    def test_rollback_after_the_mark_was_lost(self, store: Store) -> None:
+        """A write that changed nothing leaves a token alone that was created since; a commit does not."""
+        store.set_many([(ONE, "created")], Lifetime.STATE)
+        if store.tier is Tier.INTENTS:
+            store.done(done("w", ONE, committed=False))
+            assert values_of(store, [ONE]) == {ONE: "created"}
+        store.done(done("w", ONE))
+        assert values_of(store, [ONE]) == {ONE: "of w"}
+
+    def test_dead_writer_among_living_ones(self, store: Store) -> None:
+        """Each intent has a lease of its own: those who come later do not keep a dead one alive."""
+        if store.tier is not Tier.INTENTS:
+            pytest.skip("it keeps one mark for all writers")
+        store.mark(Mark((ONE,), "dead"))
+        ended = time.monotonic() + LATE
+        while time.monotonic() < ended:
+            store.mark(Mark((ONE,), "alive"))
+            store.done(done("alive", ONE))
+            time.sleep(SHORT / 10)
+        assert self.dark(store, ONE) == [False]
+
+    def test_foreign_value_in_the_place_of_a_token(self, store: Store) -> None:
+        """What nobody of us has written is replaced by a mark, and then by a token."""
+        store.set_many([(ONE, b"\xff\x00"), (TWO, "!;;,x;,;9,")], Lifetime.STATE)
+        store.mark(Mark((ONE, TWO), "w"))
+        assert self.dark(store, ONE, TWO) == [True, True]
+        store.done(done("w", ONE, TWO))
+        assert values_of(store, [ONE, TWO]) == {ONE: "of w", TWO: "of w"}
+
+    def test_creation(self, store: Store) -> None:
+        """Absent tags get their tokens after the clock; what is present stays, and is told if it is known."""
+        store.set_many([(ONE, "there")], Lifetime.STATE)
+        got = store.create(Create((CLOCK, "new"), ((ONE, "1"), (TWO, "2"))))
+        assert got[TWO] == "2"
+        assert got.get(ONE, "there") == "there"
+        assert values_of(store, [CLOCK, ONE, TWO]) == {CLOCK: "new", ONE: "there", TWO: "2"}
+
+    def test_creation_beside_a_mark(self, store: Store) -> None:
+        """No token is put in the place of a mark."""
+        store.mark(Mark((ONE,), "w"))
+        store.create(Create((CLOCK, "new"), ((ONE, "1"),)))
+        assert self.dark(store, ONE) == [True]
+
+    def test_many_writers_at_once(self, store: Store) -> None:
+        """While threads mark and end their writes on two tags, whoever is in flight sees them dark."""
+        if store.tier is not Tier.INTENTS:
+            pytest.skip("it keeps one mark for all writers")
+
+        def write(number: int) -> list[bool]:
+            seen: list[bool] = []
+            for turn in range(10):
+                writer = f"{number}-{turn}"
+                tags = (ONE, TWO) if number % 2 else (TWO, ONE)
+                store.mark(Mark(tags, writer))
+                seen += self.dark(store, ONE, TWO)
+                store.done(done(writer, *tags))
+            return seen
+
+        with override_settings(CACHALOT_LEASE=30), ThreadPoolExecutor(THREADS) as threads:
+            assert all(all(seen) for seen in threads.map(write, range(THREADS)))
+        assert self.dark(store, ONE, TWO) == [False, False]
+
+    def test_commit_while_the_server_is_away(self, store: Store, process: Server | None) -> None:
+        """A mark and an end that did not arrive are noticed."""
+        self.end(process, store)
+        with pytest.raises(StoreAway):
+            store.mark(Mark((ONE,), "w"))
+        with pytest.raises(StoreAway):
+            store.done(done("w", ONE))
+        with pytest.raises(StoreAway):
+            store.create(Create((CLOCK, "new"), ((ONE, "1"),)))
 
     # Lives.
 
@@ -159,7 +296,7 @@ class StoreContract:
         store.set_many([(KEY("state"), "1")], Lifetime.STATE)
         keys = [KEY("lease"), KEY("entry"), KEY("state")]
         time.sleep(LATE)
-        assert store.get_many(keys) == {KEY("state"): "1"}
+        assert values_of(store, keys) == {KEY("state"): "1"}
 
     def test_key_whose_lease_has_ended_can_be_added(self, store: Store) -> None:
         """The end of a lease is absence."""
@@ -178,7 +315,7 @@ class StoreContract:
         assert guard.ask(SetMany(((KEY("a"), value),), Lifetime.ENTRY)) is False
         assert not guard.closed()
         assert guard.ask(Add(KEY("b"), "1", Lifetime.STATE)) is True
-        assert guard.ask(GetMany((KEY("a"), KEY("b")))) == {KEY("b"): "1"}
+        assert values_of(store, [KEY("a"), KEY("b")]) == {KEY("b"): "1"}
 
     @pytest.mark.parametrize("lifetime", [Lifetime.STATE, Lifetime.LEASE])
     def test_write_while_the_server_is_away(
@@ -205,10 +342,9 @@ class StoreContract:
         """A read finds nothing, or says that the server is away; it raises nothing else."""
         self.end(process, store)
         try:
-            assert store.get_many([KEY("a")]) == {}
+            assert values_of(store, [KEY("a")]) == {}
         except StoreAway:
             return
-        assert not getattr(store, "_raising", False)
 
     def test_server_that_comes_back(self, store: Store, process: Server | None) -> None:
         """After a restart the store works again."""
@@ -225,7 +361,7 @@ class StoreContract:
             except StoreAway:
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-        assert store.get_many([KEY("a")]) == {KEY("a"): "2"}
+        assert values_of(store, [KEY("a")]) == {KEY("a"): "2"}
 
     def end(self, process: Server | None, store: Store) -> None:
         """Take the server away from a connection that was in use."""

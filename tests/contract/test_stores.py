@@ -6,16 +6,20 @@ import pickle
 from typing import Any, ClassVar
 
 import pytest
+import redis
 from django.core.cache import caches
 from django.core.cache.backends.locmem import LocMemCache
 from django.test import override_settings
 
 pytest.register_assert_rewrite("tests.contract.store_contract")
 
-from cachalot.core.steps import Lifetime  # noqa: E402 - after the contract's asserts are told about
-from cachalot.stores.base import StoreAway, StoreRefused  # noqa: E402
-from cachalot.stores.django_cache import fit, make_store  # noqa: E402
+from cachalot.core.protocol import is_mark  # noqa: E402 - after the contract's asserts are told about
+from cachalot.core.steps import SERVER, Done, Lifetime, Mark  # noqa: E402
+from cachalot.stores.base import Concern, StoreAway, StoreRefused, Tier  # noqa: E402
+from cachalot.stores.django_cache import FOREIGN, fit  # noqa: E402
+from cachalot.stores.making import make_store  # noqa: E402
 from tests.contract.store_contract import ALIAS, StoreContract  # noqa: E402
+from tests.servers import SERVERS  # noqa: E402
 
 DJANGO = "django.core.cache.backends"
 MEBIBYTE = 1024 * 1024
@@ -36,9 +40,114 @@ class RedisContract(StoreContract):
         """Redis is addressed by a URL."""
         return f"redis://{server.address}/0"
 
+    def test_server_has_another_name_after_a_restart(self, store, process):
+        """What was read from one run of a server is told apart from what was read from the next."""
+        before = store.get_many(["c3:a"])[SERVER]
+        assert store.get_many(["c3:b"])[SERVER] == before
+        process.kill()
+        process.restart(keep_data=False)
+        assert store.get_many(["c3:a"])[SERVER] not in {before, ""}
+
+    def test_server_has_another_name_after_a_promotion(self, store, process):
+        """A server that was a replica meanwhile may have lost writes, and has another name."""
+        before = store.get_many(["c3:a"])[SERVER]
+        with SERVERS["redis"]() as other:
+            host, port = other.address.split(":")
+            client = redis.Redis.from_url(f"redis://{process.address}")
+            client.replicaof(host, int(port))
+            client.client_kill_filter(_type="normal", skipme=True)
+            client.replicaof("NO", "ONE")
+            client.close()
+        assert store.get_many(["c3:a"])[SERVER] != before
+
+    def test_tier(self, store):
+        """Redis keeps sets of intents."""
+        assert store.tier is Tier.INTENTS
+
+    def test_value_is_read_by_scripts(self, store, process):
+        """A token lies in Redis as the text it is, under the key of the Django cache."""
+        store.set_many([("c3:a", "token")], Lifetime.STATE)
+        client = redis.Redis.from_url(f"redis://{process.address}")
+        assert client.get(":1:c3:a") == b"token"
+        client.close()
+
+    def test_server_that_has_become_a_replica(self, store, process):
+        """A replica is not written to, and the write is known not to have arrived."""
+        store.get_many(["c3:a"])
+        client = redis.Redis.from_url(f"redis://{process.address}")
+        client.replicaof("127.0.0.1", 1)
+        with pytest.raises(StoreAway):
+            store.mark(Mark(("c3:a",), "w"))
+        client.close()
+
+    def test_concerns(self, store, process):
+        """What a server does when its memory is full is known, if it has a bound at all."""
+        client = redis.Redis.from_url(f"redis://{process.address}")
+        assert store.concerns() == []
+        client.config_set("maxmemory", "100mb")
+        for policy, expected in (
+            ("allkeys-lru", []),
+            ("volatile-lru", [Concern.MARKS_GO_FIRST]),
+            ("noeviction", [Concern.REFUSES_MARKS]),
+        ):
+            client.config_set("maxmemory-policy", policy)
+            assert store.concerns() == expected
+        client.close()
+
+    @pytest.mark.parametrize("flags", [True, False], ids=["flags", "before flags"])
+    def test_full_server_that_drops_nothing(self, store, process, monkeypatch, flags):
+        """Marks and their ends arrive all the same, or end what they are about by deleting it."""
+        if not flags:
+            monkeypatch.setattr("cachalot.stores.redis_cache.FLAGS_SINCE", 1000)
+        store.set_many([("c3:{a}", "token"), ("c3:{a}clock", "clock")], Lifetime.STATE)
+        client = redis.Redis.from_url(f"redis://{process.address}")
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        with pytest.raises(StoreRefused):
+            store.set_many([("c3:{a}entry", b"rows")], Lifetime.ENTRY)
+        store.mark(Mark(("c3:{a}",), "w"))
+        got = store.get_many(["c3:{a}"]).get("c3:{a}")
+        assert is_mark(got) if flags else got is None
+        store.done(Done("w", ("c3:{a}clock", "later"), (("c3:{a}", "new"),), committed=True))
+        assert store.get_many(["c3:{a}"]).get("c3:{a}") == ("new" if flags else None)
+        client.close()
+
+    def test_server_that_tells_nothing(self, store, process):
+        """Without INFO a server has no name; everything else works."""
+        client = redis.Redis.from_url(f"redis://{process.address}")
+        client.execute_command("ACL", "SETUSER", "default", "-info")
+        client.client_kill_filter(_type="normal", skipme=True)
+        assert SERVER not in store.get_many(["c3:a"])
+        assert store.concerns() == [Concern.NAMELESS]
+        client.close()
+
+    def test_forgotten_scripts(self, store, process):
+        """A server that has lost its scripts is given them again."""
+        store.mark(Mark(("c3:a",), "w"))
+        client = redis.Redis.from_url(f"redis://{process.address}")
+        client.script_flush()
+        client.close()
+        store.mark(Mark(("c3:a",), "v"))
+        assert is_mark(store.get_many(["c3:a"])["c3:a"])
+
 
 class TestRedisStore(RedisContract):
     backend: ClassVar = {"BACKEND": f"{DJANGO}.redis.RedisCache"}
+
+
+class TestRedisStoreThatDecodes(RedisContract):
+    backend: ClassVar = {"BACKEND": f"{DJANGO}.redis.RedisCache", "OPTIONS": {"decode_responses": True}}
+
+
+class TestRedisStoreOfTheThirdProtocol(RedisContract):
+    backend: ClassVar = {"BACKEND": f"{DJANGO}.redis.RedisCache", "OPTIONS": {"protocol": 3}}
+
+
+class TestRedisStoreWhosePoolWaits(RedisContract):
+    backend: ClassVar = {
+        "BACKEND": f"{DJANGO}.redis.RedisCache",
+        "OPTIONS": {"pool_class": "redis.BlockingConnectionPool", "max_connections": 4, "timeout": 20},
+    }
 
 
 class TestDjangoRedisStore(RedisContract):
@@ -264,3 +373,14 @@ def test_backends_that_cannot_hold_tokens(settings, backend, expected):
     with override_settings(CACHES={**settings.CACHES, ALIAS: {"BACKEND": backend, "LOCATION": "x"}}):
         assert fit(caches[ALIAS]) is expected
         assert make_store(ALIAS).fit is expected
+
+
+def test_value_that_the_cache_cannot_read(store_of):
+    """One broken value is foreign, and takes nothing away from the others; where all are, it is away."""
+    store = store_of(LocMemCache)
+    store.set_many([("c3:a", "1"), ("c3:b", "2")], Lifetime.STATE)
+    cache = caches[ALIAS]
+    cache._cache[cache.make_and_validate_key("c3:b")] = b"broken"
+    assert store.get_many(["c3:a", "c3:b", "c3:c"]) == {"c3:a": "1", "c3:b": FOREIGN}
+    with pytest.raises(StoreAway):
+        store.get_many(["c3:b"])

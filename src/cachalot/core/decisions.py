@@ -30,6 +30,7 @@ class Reason(enum.Enum):
     RACED = "another process created the state of a table at the same moment"
     SERVER_REFUSED = "the cache did not store the result"
     ABANDONED = "the iteration was not run to its end"
+    AUDITED = "an audit found other rows in the database"
     # Bypasses: the cache was not asked, or its answer could not be used.
     DISABLED = "caching is switched off"
     DATABASE = "the database is not one of those that are cached"
@@ -55,7 +56,9 @@ class Reason(enum.Enum):
     READ_UNCOMMITTED = "uncommitted rows of others may be in the result"
     REPLICA_LAG = "the replica may not have the latest write yet"
     CACHE_AWAY = "the cache server does not answer"
+    UNDELIVERED = "writes of an outage may still wait in the outbox"
     CACHE_UNFIT = "the cache backend cannot hold the state of the tables"
+    SWITCHED_OFF = "the cache was switched off for all processes"
 
 
 @dataclass(frozen=True)

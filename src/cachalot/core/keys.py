@@ -59,7 +59,11 @@ class Namespace:
     """
 
     def __init__(self, identity: bytes) -> None:
-        self.root = f"{FORMAT}:{digest(identity).hex()[:20]}"
+        name = f"{FORMAT}:{digest(identity).hex()[:20]}"
+        # Within braces: in a cluster of Redis all that a script changes must lie on one node. Entries need
+        # not.
+        self.root = f"{{{name}}}"
+        self._entries = f"{name}:q"
         self.clock = f"{self.root}:w"
         self._tags: dict[Tag, str] = {}
 
@@ -91,4 +95,4 @@ class Namespace:
 
     def entry(self, name: str) -> str:
         """Return the key of the entry called ``name``."""
-        return f"{self.root}:q:{name}"
+        return f"{self._entries}:{name}"

@@ -1,13 +1,14 @@
 """MARK, COMMIT, DONE with stamps that were read before the query: the protocol that keeps every hit true.
 
-The state of a tag is one value in the cache: a *token* (random, never issued twice), a *mark* (a commit that
-touches the tag is in flight: the tag is *dark*) or nothing. A stored result, an *entry*, carries a *stamp*: a
-digest of the tokens of all the tags it depends on, as they were read **before** its query began.
+The state of a tag is one value in the cache: a *token* (random, never issued twice), a *mark* (commits that
+touch the tag are in flight: the tag is *dark*) or nothing. A stored result, an *entry*, carries a *stamp*: a
+digest of the tokens of all the tags it depends on, as they were read **before** its query began, and of the
+name of the server that gave them.
 
     read     get the entry and the tokens in one step; serve the entry if its stamp is their digest.
              Otherwise run the query and store its rows under the tokens that were read before it.
-    commit   MARK: overwrite the tokens of all tags written with a mark that has a lease;
-             COMMIT; DONE: write new tokens.
+    commit   MARK: put an intent in the place of the token of every tag written, with a lease;
+             COMMIT; DONE: take the intent away; the last one leaves a new token.
 
 Why a served entry is never older than the read. Let an entry be served, and let a commit *c* write one of its
 tags after the entry's query took its snapshot. The stamp was read before that snapshot. If it was read before
@@ -21,10 +22,16 @@ What can die at any point. Before MARK: nothing has happened. Between MARK and D
 is *absent*, and whoever reads next draws a new token, under which no entry exists. After DONE: nothing is
 left to do. Eviction of a token is the same as the end of a lease. The lease must outlast a commit.
 
-Limits of this form, which any Django cache can carry out: two commits that overlap on one tag share one mark,
-and the DONE of the first takes away the mark of the second. Between the COMMIT and the DONE of the second an
-entry may then be served that is older than it; for longer only if the second dies in between. A mark that is
-evicted opens the same window.
+Overlapping commits. A mark is the set of the intents of all writers, each with its own lease, where the cache
+can change a value in one step: Redis (a script), memcached (compare and swap), local memory (a lock). Other
+caches keep one mark for all writers: the DONE of the first of two overlapping commits takes away the mark of
+the second. Between the COMMIT and the DONE of the second an entry may then be served that is older than it;
+for longer only if the second dies in between. In every cache a mark that is evicted opens the same window.
+
+Another server. A cache that fails over to a replica, or comes back from an old dump, has lost writes: old
+tokens return. So the name of the server, new at every start and at every change of its role, is part of
+every stamp and of the clock: what was stored under the tokens of one server is never served by another. A
+commit whose MARK was lost on the way has the window of an evicted mark, until its DONE.
 
 Snapshots. In a REPEATABLE READ transaction, or one of SQLite, the snapshot may be older than the tokens, so
 "read before the query" is not enough. The *clock* is a random value per database that changes with every
@@ -53,7 +60,19 @@ from hashlib import blake2b
 from typing import Any
 
 from cachalot.core.envelope import Entry
-from cachalot.core.steps import Add, Commit, Committed, GetMany, Lifetime, SetMany, Step
+from cachalot.core.steps import (
+    SERVER,
+    Add,
+    Commit,
+    Committed,
+    Create,
+    Done,
+    GetMany,
+    Lifetime,
+    Mark,
+    SetMany,
+    Step,
+)
 
 MARK = "!"
 """First character of a mark; no token begins with it."""
@@ -88,7 +107,7 @@ class Answer:
     """The result of a read.
 
     :param found: what was found.
-    :param entry: the entry to serve, for a hit.
+    :param entry: the entry to serve, for a hit; for ``CHANGED`` the one that must not be served any more.
     :param stamp: under which the rows of the query may be stored; ``None`` if they must not be.
     """
 
@@ -97,15 +116,16 @@ class Answer:
     stamp: bytes | None = None
 
 
-def stamp(keys: Sequence[str], tokens: Sequence[str]) -> bytes:
+def stamp(keys: Sequence[str], tokens: Sequence[str], server: str = "") -> bytes:
     """Return the digest of tags and their tokens.
 
     :param keys: keys of the tags, in the order of the query's dependencies.
     :param tokens: their tokens, in the same order.
+    :param server: name of the server that gave them; empty if it has none.
     :returns: 16 bytes.
     """
     text = "\n".join(f"{key}\t{token}" for key, token in zip(keys, tokens, strict=True))
-    return blake2b(text.encode(), digest_size=16).digest()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=server.encode()).digest()
 
 
 def is_mark(value: object) -> bool:
@@ -151,7 +171,7 @@ def read_in_snapshot(keys: Keys, clock: str, open_entry: OpenEntry, draw: Draw) 
     """
     got = yield GetMany(_asked(keys))
     now = yield GetMany((keys.clock,))
-    if now.get(keys.clock) != clock:
+    if _clock_value(keys.clock, now) != clock or now.get(SERVER) != got.get(SERVER):
         return Answer(Found.SNAPSHOT)
     answer = _judge(keys, got, open_entry)
     if answer is not None:
@@ -174,7 +194,7 @@ def _unless_lagging(keys: Keys, answer: Answer) -> Steps:
     if not keys.holds or answer.stamp is None or answer.found is Found.HIT:
         return answer
     held = yield GetMany(keys.holds)
-    return Answer(Found.LAGGING) if held else answer
+    return Answer(Found.LAGGING) if any(key in held for key in keys.holds) else answer
 
 
 def _judge(keys: Keys, got: dict[str, Any], open_entry: OpenEntry) -> Answer | None:
@@ -185,7 +205,7 @@ def _judge(keys: Keys, got: dict[str, Any], open_entry: OpenEntry) -> Answer | N
     texts = [token for token in tokens if isinstance(token, str)]
     if len(texts) != len(tokens):
         return None
-    now = stamp(keys.tags, texts)
+    now = stamp(keys.tags, texts, got.get(SERVER, ""))
     value = None if keys.entry is None else got.get(keys.entry)
     if value is None:
         return Answer(Found.NEW, stamp=now)
@@ -193,29 +213,28 @@ def _judge(keys: Keys, got: dict[str, Any], open_entry: OpenEntry) -> Answer | N
     if entry is None:
         return Answer(Found.UNDECODABLE, stamp=now)
     if entry.stamp != now:
-        return Answer(Found.CHANGED, stamp=now)
+        return Answer(Found.CHANGED, entry, now)
     return Answer(Found.HIT, entry, now)
 
 
 def _create_tokens(keys: Keys, got: dict[str, Any], draw: Draw) -> Steps:
     """Draw tokens for tags that have none. The clock goes first: that may be a lease that has ended."""
-    yield SetMany(((keys.clock, draw()),), Lifetime.STATE)
-    tokens: list[str] = []
-    for key in keys.tags:
-        value = got.get(key)
-        if isinstance(value, str):
-            tokens.append(value)
-            continue
-        token = CREATED + draw()
-        if value is not None:
-            # Not ours. A mark of our own ends the illness when its lease does; a token would erase the mark
-            # that a writer may have set since, and that writer may die.
-            yield SetMany(((key, MARK + draw()),), Lifetime.LEASE)
-            return Answer(Found.RACED)
-        if not (yield Add(key, token, Lifetime.STATE)):
-            return Answer(Found.RACED)
-        tokens.append(token)
-    return Answer(Found.NEW, stamp=stamp(keys.tags, tokens))
+    foreign = tuple(key for key in keys.tags if not isinstance(got.get(key, ""), str))
+    if foreign:
+        # Not ours. A mark of our own ends the illness when its lease does; a token would erase the mark that
+        # a writer may have set since, and that writer may die. The clock first: a cache that answers
+        # everything with garbage is found out by it, before a tag is made dark.
+        yield SetMany(((keys.clock, draw()),), Lifetime.STATE)
+        yield Mark(foreign, draw())
+        return Answer(Found.RACED)
+    clock = (keys.clock, draw())
+    absent = tuple((key, CREATED + draw()) for key in keys.tags if key not in got)
+    now = yield Create(clock, absent)
+    tokens = [got[key] if key in got else now.get(key) for key in keys.tags]
+    texts = [token for token in tokens if isinstance(token, str) and not is_mark(token)]
+    if len(texts) != len(tokens) or now.get(SERVER) != got.get(SERVER):
+        return Answer(Found.RACED)
+    return Answer(Found.NEW, stamp=stamp(keys.tags, texts, got.get(SERVER, "")))
 
 
 def fill(entry_key: str, value: bytes) -> Generator[Step, Any, bool]:
@@ -243,14 +262,17 @@ class WriteKeys:
     holds: tuple[str, ...] = ()
 
 
-def mark(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
-    """Say that a commit is about to happen; the first part of :func:`commit`."""
-    value = MARK + draw()
-    marked: bool = yield SetMany(tuple((key, value) for key in keys.tags), Lifetime.LEASE)
-    return marked
+def mark(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, str]:
+    """Say that a commit is about to happen; the first part of :func:`commit`.
+
+    :returns: a generator of steps that returns the name of the writer.
+    """
+    writer = draw()
+    yield Mark(keys.tags, writer)
+    return writer
 
 
-def commit(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
+def commit(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, None]:
     """Commit a transaction, or run a statement that commits by itself.
 
     A commit whose outcome is unknown leaves the marks where they are: the server may still commit, and the
@@ -258,25 +280,25 @@ def commit(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
 
     :param keys: the keys of what is written.
     :param draw: source of new tokens.
-    :returns: a generator of steps that returns whether the cache knows of the write, or did not need to.
     """
-    yield from mark(keys, draw)
+    writer = yield from mark(keys, draw)
     outcome = yield Commit()
-    if outcome is Committed.UNKNOWN:
-        return True
-    return (yield from bump(keys, draw))
+    if outcome is not Committed.UNKNOWN:
+        yield from _done(keys, writer, draw, committed=outcome is Committed.YES)
 
 
-def bump(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, bool]:
+def bump(keys: WriteKeys, draw: Draw) -> Generator[Step, Any, None]:
     """Give tags new tokens after a write; by itself, invalidate what others have committed.
 
-    The parameters and the result are those of :func:`commit`.
+    The parameters are those of :func:`commit`.
     """
+    return _done(keys, draw(), draw, committed=True)
+
+
+def _done(keys: WriteKeys, writer: str, draw: Draw, *, committed: bool) -> Generator[Step, Any, None]:
     if keys.holds:
         yield SetMany(tuple((key, draw()) for key in keys.holds), Lifetime.HOLD)
-    values = ((keys.clock, draw()), *((key, draw()) for key in keys.tags))
-    delivered: bool = yield SetMany(values, Lifetime.STATE)
-    return delivered
+    yield Done(writer, (keys.clock, draw()), tuple((key, draw()) for key in keys.tags), committed)
 
 
 def clock(clock_key: str, draw: Draw) -> Generator[Step, Any, str | None]:
@@ -285,8 +307,15 @@ def clock(clock_key: str, draw: Draw) -> Generator[Step, Any, str | None]:
     :returns: a generator of steps that returns its value, ``None`` when it cannot be relied on.
     """
     got = yield GetMany((clock_key,))
-    value = got.get(clock_key)
-    if isinstance(value, str):
+    value = _clock_value(clock_key, got)
+    if value is not None:
         return value
-    fresh = draw()
-    return fresh if (yield Add(clock_key, fresh, Lifetime.STATE)) else None
+    # Whose clock it is that was created is known only by reading it again.
+    if not (yield Add(clock_key, draw(), Lifetime.STATE)):
+        return None
+    return _clock_value(clock_key, (yield GetMany((clock_key,))))
+
+
+def _clock_value(clock_key: str, got: dict[str, Any]) -> str | None:
+    value = got.get(clock_key)
+    return f"{value} {got.get(SERVER, '')}" if isinstance(value, str) else None

@@ -19,6 +19,7 @@ class Lifetime(enum.Enum):
     STATE = "state"
     ENTRY = "entry"
     HOLD = "hold"
+    FILL = "fill"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,56 @@ class Add:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """Say that a commit is about to change the tags under ``keys``; the answer is true.
+
+    Contract: from the answer on every tag is dark, until the :class:`Done` of the same ``writer`` or the end
+    of a lease. A store that keeps sets of intents adds this one to those of other writers; any other store
+    puts it in their place. Tag by tag, each in one atomic step.
+
+    :param writer: never used by another write; without ``;`` and ``,``.
+    """
+
+    keys: tuple[str, ...]
+    writer: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """End what :class:`Mark` began; the answer is true.
+
+    Contract: the clock is written first. Then, tag by tag, each in one atomic step: the intent of ``writer``
+    goes, and when no other live intent is left the tag gets its new token. A write that did not commit gives
+    no token to a tag that it had not marked. A store without sets of intents writes all tokens.
+
+    :param writer: that of the mark.
+    :param clock: key and new value of the clock.
+    :param tokens: keys of the tags and a new token for each.
+    :param committed: whether the rows may have changed.
+    """
+
+    writer: str
+    clock: tuple[str, str]
+    tokens: tuple[tuple[str, str], ...]
+    committed: bool
+
+
+@dataclass(frozen=True)
+class Create:
+    """Give tokens to tags that have none; the answer maps the tags to the values that are there afterwards.
+
+    Contract: the clock is written first; each token is written only if its key is absent, in one atomic step.
+    A store that does not learn what another process has put there meanwhile leaves that tag out.
+
+    :param clock: key and new value of the clock.
+    :param tokens: keys of the tags and a token for each.
+    """
+
+    clock: tuple[str, str]
+    tokens: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
 class Commit:
     """Let the database commit; the answer is a :class:`Committed`."""
 
@@ -64,5 +115,12 @@ class Committed(enum.Enum):
     UNKNOWN = "unknown"
 
 
-StoreStep = GetMany | SetMany | Add
+SERVER = "@"
+"""Under this key an answer to :class:`GetMany` and :class:`Create` says which server has given it.
+
+Two servers never have the same name, nor has one before and after a restart or a change of its role. A store
+that cannot tell leaves it out.
+"""
+
+StoreStep = GetMany | SetMany | Add | Mark | Done | Create
 Step = StoreStep | Commit

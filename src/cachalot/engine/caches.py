@@ -14,7 +14,7 @@ from cachalot.core.envelope import derive_secret
 from cachalot.engine import registry
 from cachalot.engine.cache import QueryCache
 from cachalot.engine.guard import Guard
-from cachalot.stores.django_cache import make_store
+from cachalot.stores.making import make_store
 
 logger = logging.getLogger("cachalot")
 

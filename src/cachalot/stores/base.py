@@ -7,12 +7,20 @@ Nothing else leaves it.
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cachalot.core.steps import Lifetime
+    from cachalot.core.steps import Create, Done, Lifetime, Mark
+
+
+class Tier(enum.Enum):
+    """What a store makes of commits that overlap on one tag. The value is the sentence shown to people."""
+
+    INTENTS = "every commit in flight is known; a hit is never older than the read"
+    OVERWRITE = "commits that overlap on one table may let a hit be as old as the second of them is long"
 
 
 class StoreError(Exception):
@@ -27,8 +35,23 @@ class StoreRefused(StoreError):
     """The cache answers, but did not take this value."""
 
 
+class Concern(enum.Enum):
+    """What about a cache server makes the guarantees weaker. The value is the sentence shown to people."""
+
+    OVERWRITE = "it keeps one mark for all commits on a table"
+    MARKS_GO_FIRST = "when its memory is full, it drops marks of commits in flight before results"
+    REFUSES_MARKS = "when its memory is full, it refuses marks as well as results"
+    NAMELESS = "it does not tell its run and its replication history"
+    EJECTS = "it has several memcached servers, of which one may be left out and come back with old values"
+
+
 class Store(Protocol):
-    """What the engine needs of a cache."""
+    """What the engine needs of a cache.
+
+    :ivar tier: what it makes of overlapping commits.
+    """
+
+    tier: Tier
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values of those ``keys`` that are present, read in this order or at one instant.
@@ -45,6 +68,30 @@ class Store(Protocol):
 
     def add(self, key: str, value: Any, lifetime: Lifetime) -> bool:
         """Write ``value`` if ``key`` is absent, as one atomic step, and return whether it was written.
+
+        :raises StoreAway: the cache does not answer.
+        """
+
+    def mark(self, step: Mark) -> None:
+        """Let tags be dark; see :class:`~cachalot.core.steps.Mark`.
+
+        :raises StoreAway: the cache does not answer, or has not taken all.
+        """
+
+    def done(self, step: Done) -> None:
+        """End what a mark began; see :class:`~cachalot.core.steps.Done`.
+
+        :raises StoreAway: the cache does not answer, or has not taken all.
+        """
+
+    def create(self, step: Create) -> dict[str, Any]:
+        """Give tokens to tags that have none; see :class:`~cachalot.core.steps.Create`.
+
+        :raises StoreAway: the cache does not answer.
+        """
+
+    def concerns(self) -> list[Concern]:
+        """Return what makes the guarantees weaker here; the server may be asked.
 
         :raises StoreAway: the cache does not answer.
         """

@@ -10,33 +10,53 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import signal
 import tempfile
 import threading
 import time
 import traceback
+import zlib
 from typing import TYPE_CHECKING, Any
 
 from django.core.cache import caches
 from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.dummy import DummyCache
-from django.core.cache.backends.filebased import FileBasedCache
 
 from cachalot.conf import current
-from cachalot.core.protocol import is_mark
+from cachalot.core.protocol import MARK, is_mark
 from cachalot.core.steps import Lifetime
-from cachalot.stores.base import StoreAway, StoreRefused
+from cachalot.stores.base import Concern, StoreAway, StoreRefused, Tier
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from django.core.cache.backends.base import BaseCache
 
+    from cachalot.core.steps import Create, Done, Mark
+
 STATE_SECONDS = 30 * 24 * 3600
 """Life of a token nobody writes: its end costs a miss. memcached reads longer times as dates."""
 
 SLOW_SECONDS = 0.2
 """An empty answer that took longer than this, from a backend that swallows errors, is a time-out."""
+
+LONGEST_ERROR = 300
+"""Characters of an error of the cache that are passed on."""
+
+FOREIGN = b""
+"""Stands for a value that the cache cannot read; it is neither a token nor an entry."""
+
+_UNREADABLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ImportError,
+    AttributeError,
+    IndexError,
+    UnicodeDecodeError,
+    zlib.error,
+)
+"""What caches raise when what they hold was not written by them: unpickling does (manual, pickle)."""
 
 _USED = ("get", "get_many", "set", "set_many", "add", "delete")
 _PLAIN_MODULES = frozenset(
@@ -51,21 +71,21 @@ _PLAIN_MODULES = frozenset(
 )
 """Where the methods are written that raise what goes wrong and write several values in their order."""
 
-_LOCAL = "django.core.cache.backends.locmem.LocMemCache"
 
-
-def _names(cache: BaseCache) -> set[str]:
+def class_names(cache: BaseCache) -> set[str]:
     """Return the dotted names of the classes of ``cache``: a subclass is judged by what it is made of."""
     return {f"{cls.__module__}.{cls.__qualname__}" for cls in type(cache).__mro__}
 
 
-def _plain(owner: Any) -> bool:
+def plain(owner: Any, *also: str) -> bool:
     """Return whether all methods that are used come from modules whose behaviour is known.
 
     A subclass that overrides one of them may swallow errors, whatever it is made of.
+
+    :param also: modules beside those that are always known.
     """
     modules = {getattr(getattr(type(owner), name, None), "__module__", "") for name in _USED}
-    return modules <= _PLAIN_MODULES
+    return modules <= _PLAIN_MODULES.union(also)
 
 
 def _raised_by_signal_handler(error: BaseException) -> bool:
@@ -75,7 +95,9 @@ def _raised_by_signal_handler(error: BaseException) -> bool:
     handlers = (signal.getsignal(number) for number in signal.valid_signals())
     codes = {_code(handler) for handler in handlers} - {None}
     seen: BaseException | None = error
-    while seen is not None:
+    met: set[int] = set()  # an exception that is raised again and again may be its own context
+    while seen is not None and id(seen) not in met:
+        met.add(id(seen))
         if any(frame.f_code in codes for frame, _line in traceback.walk_tb(seen.__traceback__)):
             return True
         seen = seen.__cause__ or seen.__context__
@@ -100,83 +122,158 @@ def fit(cache: BaseCache) -> bool:
     return all(callable(getattr(cache, name, None)) for name in ("get_many", "set_many", "add"))
 
 
+def seconds(lifetime: Lifetime) -> float | None:
+    """Return how long a value may stay, in seconds, ``None`` for ever."""
+    if lifetime is Lifetime.STATE:
+        return STATE_SECONDS
+    config = current()
+    if lifetime is Lifetime.HOLD:
+        return config.replica_lag
+    if lifetime is Lifetime.FILL:
+        return config.fill_lease
+    if lifetime is Lifetime.ENTRY:
+        return config.timeout
+    # A replica that lags longer than a lease would not be held back after the death of a writer.
+    return max(config.lease, config.replica_lag if config.replicas else 0)
+
+
 class DjangoCacheStore:
     """A Django cache as a store.
 
     :param alias: key of ``settings.CACHES``.
     """
 
+    tier = Tier.OVERWRITE
+
     def __init__(self, alias: str) -> None:
         self.alias = alias
         cache = caches[alias]
-        names = _names(cache)
+        names = class_names(cache)
         self.fit = fit(cache)
-        self.local = _LOCAL in names
         self._django_redis = "django_redis.cache.RedisCache" in names
         self._mute = getattr(getattr(cache, "_lib", None), "__name__", "") == "memcache"
-        self._plain = _plain(getattr(cache, "client", None) if self._django_redis else cache)
+        self.plain = plain(getattr(cache, "client", None) if self._django_redis else cache)
+        self._may_hush = not self.plain
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values of those ``keys`` that are present; see :class:`~cachalot.stores.base.Store`."""
         started = time.monotonic()
-        got = self._call("get_many", list(keys))
+        try:
+            got = self._call("get_many", list(keys))
+        except StoreAway as error:
+            if not isinstance(error.__cause__, _UNREADABLE):
+                raise
+            got = self._one_by_one(keys, error)
         if not isinstance(got, dict):
             raise StoreAway(f"get_many of the cache {self.alias!r} returned {got!r}")
-        if not got and not self._plain and time.monotonic() - started > SLOW_SECONDS:
+        if not got and self._may_hush and time.monotonic() - started > SLOW_SECONDS:
             raise StoreAway(f"the cache {self.alias!r} returned nothing, and slowly")
         return got
 
+    def _one_by_one(self, keys: Sequence[str], error: StoreAway) -> dict[str, Any]:
+        """Return values of which the cache cannot read all; those are foreign.
+
+        :raises StoreAway: it can read none.
+        """
+        got: dict[str, Any] = {}
+        for key in keys:
+            try:
+                got[key] = self._call("get", key)
+            except StoreAway as one:
+                if not isinstance(one.__cause__, _UNREADABLE):
+                    raise
+                got[key] = FOREIGN
+        if all(value is FOREIGN for value in got.values()):
+            raise error
+        return {key: value for key, value in got.items() if value is not None}
+
     def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Lifetime) -> None:
         """Write all ``values``; see :class:`~cachalot.stores.base.Store`."""
-        if not self._plain and len(values) > 1 and lifetime is Lifetime.STATE:
+        if not self.plain and len(values) > 1 and lifetime is Lifetime.STATE:
             self._set(dict(values[:1]), lifetime)
             values = values[1:]
         self._set(dict(values), lifetime)
 
     def add(self, key: str, value: Any, lifetime: Lifetime) -> bool:
         """Write ``value`` if ``key`` is absent; see :class:`~cachalot.stores.base.Store`."""
-        if self._call("add", key, value, timeout=self._seconds(lifetime)):
+        if self._call("add", key, value, timeout=seconds(lifetime)):
             return True
-        if not self._plain and self._call("get", key) is None:
+        if not self.plain and self._call("get", key) is None:
             raise StoreAway(f"the cache {self.alias!r} neither has {key} nor takes it")
         return False
+
+    def mark(self, step: Mark) -> None:
+        """Let tags be dark; see :class:`~cachalot.stores.base.Store`."""
+        self.set_many([(key, MARK + step.writer) for key in step.keys], Lifetime.LEASE)
+
+    def done(self, step: Done) -> None:
+        """Give all tags new tokens; see :class:`~cachalot.stores.base.Store`."""
+        self.set_many([step.clock, *step.tokens], Lifetime.STATE)
+
+    def create(self, step: Create) -> dict[str, Any]:
+        """Give tokens to tags that have none; see :class:`~cachalot.stores.base.Store`."""
+        self.set_many([step.clock], Lifetime.STATE)
+        return {key: token for key, token in step.tokens if self.add(key, token, Lifetime.STATE)}
+
+    def concerns(self) -> list[Concern]:
+        """Return what makes the guarantees weaker here; see :class:`~cachalot.stores.base.Store`."""
+        return [Concern.OVERWRITE] if self.tier is Tier.OVERWRITE else []
 
     def _set(self, values: dict[str, Any], lifetime: Lifetime) -> None:
         if self._mute and lifetime is Lifetime.ENTRY:
             self._set_mutely(values)
             return
-        failed = self._call("set_many", values, timeout=self._seconds(lifetime))
+        failed = self._call("set_many", values, timeout=seconds(lifetime))
         if failed:
             error = StoreRefused if lifetime is Lifetime.ENTRY else StoreAway
             raise error(f"the cache {self.alias!r} did not take {failed!r}")
-        if lifetime is not Lifetime.ENTRY and not self._plain:
+        if lifetime is not Lifetime.ENTRY and not self.plain:
             self._verify(values)
 
     def _set_mutely(self, values: dict[str, Any]) -> None:
         """Write entries through python-memcached, whose set_multi waits in vain for what it has not sent."""
         for key, value in values.items():
-            self._call("set", key, value, timeout=self._seconds(Lifetime.ENTRY))
+            self._call("set", key, value, timeout=seconds(Lifetime.ENTRY))
             if self._call("get", key) is None:
                 raise StoreRefused(f"the cache {self.alias!r} did not take {key}")
 
     def _verify(self, values: dict[str, Any]) -> None:
-        """Make sure that what was written is there; a second try tells another writer from a lost value."""
-        for last in (False, True):
-            seen = self.get_many(list(values))
-            values = {k: v for k, v in values.items() if seen.get(k) != v and not is_mark(seen.get(k))}
-            if not values:
-                return
-            if last:
-                raise StoreAway(f"the cache {self.alias!r} did not keep {sorted(values)}")
-            self._call("set_many", values, timeout=self._seconds(Lifetime.LEASE))
+        """Make sure that what was written is there, or what somebody else has written since."""
+        missing = self._missing(values)
+        if not missing:
+            return
+        written = {key: values[key] for key in missing}
+        self._call("set_many", written, timeout=seconds(Lifetime.LEASE))
+        now = self._missing(written)
+        lost = [key for key, value in now.items() if not isinstance(value, str) or value == missing[key]]
+        if lost:
+            raise StoreAway(f"the cache {self.alias!r} did not keep {sorted(lost)}")
+
+    def _missing(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return what is there instead of values that were written, marks of others left out."""
+        seen = self.get_many(list(values))
+        return {
+            key: seen.get(key)
+            for key, value in values.items()
+            if seen.get(key) != value and not is_mark(seen.get(key))
+        }
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._raising(lambda: self._method(name)(*args, **kwargs))
+
+    @staticmethod
+    def _raising(ask: Callable[[], Any]) -> Any:
+        """Ask the cache something.
+
+        :raises StoreAway: it raised anything.
+        """
         try:
-            return self._method(name)(*args, **kwargs)
+            return ask()
         except Exception as error:  # a cache backend may raise anything its client library knows
             if _raised_by_signal_handler(error):
                 raise
-            raise StoreAway(f"{type(error).__name__}: {error}") from error
+            # redis-py tells of each sentinel with all its options.
+            raise StoreAway(f"{type(error).__name__}: {str(error)[:LONGEST_ERROR]}") from error
 
     def _method(self, name: str) -> Callable[..., Any]:
         cache = caches[self.alias]
@@ -185,18 +282,6 @@ class DjangoCacheStore:
             # client raise.
             return getattr(cache.client, name)  # type: ignore[attr-defined,no-any-return]
         return getattr(cache, name)  # type: ignore[no-any-return]
-
-    @staticmethod
-    def _seconds(lifetime: Lifetime) -> float | None:
-        if lifetime is Lifetime.STATE:
-            return STATE_SECONDS
-        config = current()
-        if lifetime is Lifetime.HOLD:
-            return config.replica_lag
-        if lifetime is Lifetime.ENTRY:
-            return config.timeout
-        # A replica that lags longer than a lease would not be held back after the death of a writer.
-        return max(config.lease, config.replica_lag if config.replicas else 0)
 
 
 class FileBasedStore(DjangoCacheStore):
@@ -222,20 +307,10 @@ class FileBasedStore(DjangoCacheStore):
         handle, path = tempfile.mkstemp(dir=cache._dir)
         try:
             with os.fdopen(handle, "wb") as file:
-                cache._write_content(file, self._seconds(lifetime), value)
+                cache._write_content(file, seconds(lifetime), value)
             os.link(path, cache._key_to_file(key))
         except FileExistsError:
             return False
         finally:
             os.unlink(path)  # noqa: PTH108 - the path came as a string
         return True
-
-
-def make_store(alias: str) -> DjangoCacheStore:
-    """Return the store behind a Django cache.
-
-    :param alias: key of ``settings.CACHES``.
-    :raises django.core.cache.backends.base.InvalidCacheBackendError: there is no such alias.
-    """
-    store = FileBasedStore if isinstance(caches[alias], FileBasedCache) else DjangoCacheStore
-    return store(alias)
