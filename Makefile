@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 CONSTRAINTS := constraints/dev.txt
+FUZZ_SECONDS ?= 120
 SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*/.*') $(wildcard README.md) LICENSE
 # The venv belongs to one interpreter: with another PYTHON it is made anew.
 INTERPRETER := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 MADE = $(VENV)/.made-$(INTERPRETER)
 
-.PHONY: help demo demo-serve test matrix lint types imports clean .packages-venv .packages-servers
+.PHONY: help demo demo-serve test matrix faults django-suite fuzz lint types imports clean .packages-venv .packages-servers
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -27,8 +28,18 @@ demo-serve: $(VENV)/.package $(VENV)/.demo ## serve the demo site, with the debu
 test: $(VENV)/.package $(VENV)/.test ## all tests, on private servers (ARGS="--pairs sqlite:locmem -- -k name")
 	$(BIN)/python -m tests.run $(ARGS)
 
-matrix: .packages-servers ## the two main pairs on every Django and every Python present
+matrix: .packages-servers ## every Django on every Python present
 	$(PYTHON) -m tests.matrix $(ARGS)
+
+faults: $(VENV)/.package $(VENV)/.test ## the register workload under faults, twice for a minute (ARGS="--seconds 300 --seed 2")
+	$(BIN)/python -m tests.faults.workload $(ARGS)
+	$(BIN)/python -m tests.faults.workload --set CACHALOT_ON_CACHE_FAILURE=raise --report reports/register-raise.txt $(ARGS)
+
+django-suite: .packages-venv .packages-servers ## Django's own ORM tests with cachalot (ARGS="--django 6.1 --database sqlite")
+	$(PYTHON) -m tests.django_suite $(ARGS)
+
+fuzz: .fuzz/.made-$(INTERPRETER) ## SQL texts and stored bytes made up by atheris (FUZZ_SECONDS=120 for each, ARGS=--keep)
+	PYTHONPATH=src nice .fuzz/venv/bin/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(ARGS)
 
 lint: $(VENV)/.lint ## style
 	$(BIN)/ruff check
@@ -41,7 +52,7 @@ imports: $(VENV)/.lint ## imports only go down
 	PYTHONPATH=src $(BIN)/lint-imports
 
 clean: ## forget everything that was made here
-	rm -rf $(VENV) .matrix build dist htmlcov .coverage .coverage.* reports/logs
+	rm -rf $(VENV) .django-suite .fuzz .matrix build dist htmlcov .coverage .coverage.* reports/logs
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests demo benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
@@ -55,6 +66,13 @@ $(MADE): | .packages-venv
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --upgrade 'pip>=25.1'
 	@touch $(VENV)/.made-$$($(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+
+# From a wheel only, of which there is one for Python 3.11, 3.12 and 3.13: to build atheris takes clang and an hour.
+.fuzz/.made-$(INTERPRETER): | .packages-venv
+	$(PYTHON) -m venv --clear .fuzz/venv
+	.fuzz/venv/bin/python -m pip --quiet --disable-pip-version-check install --only-binary=:all: \
+		--constraint $(CONSTRAINTS) atheris Django
+	@touch $@
 
 $(VENV)/.package: $(SOURCES) pyproject.toml $(MADE)
 	$(PIP) install --constraint $(CONSTRAINTS) .

@@ -1,9 +1,11 @@
-"""Runs the two main pairs on every Django we support and every Python that is present.
+"""Runs the tests on every Django we support and every Python that is present.
 
     python -m tests.matrix [--only PYTHON-DJANGO …] [-- ARGUMENT OF tests.run …]
 
-Each combination has a virtual environment below .matrix/. The table is printed and written to
-reports/matrix.txt.
+What a version of Python or Django can change is run: the rest (caches, servers, faults, model) is the same
+everywhere. Each Django runs on its newest Python with SQLite and with PostgreSQL, on the others with SQLite.
+Each combination has a virtual environment below .matrix/; two are run at a time. The table is printed and
+written to reports/matrix.txt.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +26,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENTS = ROOT / ".matrix"
 REPORT = ROOT / "reports" / "matrix.txt"
-PAIRS = "sqlite:locmem,postgresql:redis"
+BOTH = ("sqlite:locmem", "postgresql:redis")
+SQLITE = BOTH[:1]
+AT_A_TIME = 2
+SUITES = ("acceptance", "analysis", "codecs", "core", "engine", "stateful", "surface")
 
 #: The Pythons each Django is tested on.
 SUPPORTED = {
@@ -87,33 +93,41 @@ def prepare(combination: Combination, interpreter: str) -> Path:
     return python
 
 
-def run(python: Path, arguments: Sequence[str]) -> str:
-    """Run the tests with a Python of the matrix.
+def pairs_of(combination: Combination) -> Sequence[str]:
+    """The pairs that a combination runs."""
+    return BOTH if combination.python == SUPPORTED[combination.django][-1] else SQLITE
+
+
+def run(combination: Combination, pair: str, python: Path, arguments: Sequence[str]) -> str:
+    """Run the tests with a Python of the matrix, on one pair.
 
     :returns: the line with the sum, or what the exit status was when there is none.
     """
-    command = [str(python), "-m", "tests.run", "--pairs", PAIRS, *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    suites = [f"tests/{suite}" for suite in SUITES]
+    command = [str(python), "-m", "tests.run", "--pairs", pair, "--only", *suites, *arguments]
+    environment = {**os.environ, "CACHALOT_TEST_LOGS": str(combination)}
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
+    )
     assert process.stdout is not None
     result = ""
     for line in process.stdout:
-        sys.stdout.write(line)
+        sys.stdout.write(f"{combination} {line}")
         if re.fullmatch(r"\d+ passed, \d+ failed\n", line):
             result = line.strip()
     status = process.wait()
     return result or f"ended with {status}"
 
 
-def result_of(combination: Combination, interpreter: str | None, arguments: Sequence[str]) -> str:
-    """One cell of the table."""
+def prepared(combination: Combination, interpreter: str | None) -> Path | str:
+    """The Python of a combination, or why there is none."""
     if interpreter is None:
         return "no such Python here"
-    print(f"\n== Python {combination.python}, Django {combination.django}", flush=True)
+    print(f"== Python {combination.python}, Django {combination.django}: installing", flush=True)
     try:
-        python = prepare(combination, interpreter)
+        return prepare(combination, interpreter)
     except subprocess.CalledProcessError as error:
         return f"not installed: {error}"
-    return run(python, arguments)
 
 
 def good(result: str) -> bool:
@@ -136,19 +150,26 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("PIP_DISABLE_PIP_VERSION_CHECK", "1")
     versions = {combination.python for combination in combinations}
     interpreters = {version: find_python(version) for version in versions}
-    results = {
-        combination: result_of(combination, interpreters[combination.python], argv[cut + 1 :])
-        for combination in combinations
-        if not only or str(combination) in only
-    }
+    wanted = [one for one in combinations if not only or str(one) in only]
+    pythons = {one: prepared(one, interpreters[one.python]) for one in wanted}
+    cells = [(one, pair) for one in wanted for pair in pairs_of(one)]
+
+    def cell(combination: Combination, pair: str) -> str:
+        python = pythons[combination]
+        if isinstance(python, str):
+            return python
+        return run(combination, pair, python, argv[cut + 1 :])
+
+    with ThreadPoolExecutor(AT_A_TIME) as threads:
+        results = dict(zip(cells, threads.map(lambda one: cell(*one), cells), strict=True))
     table = "".join(
-        f"Python {combination.python:<6}Django {combination.django:<6}{result}\n"
-        for combination, result in results.items()
+        f"Python {combination.python:<6}Django {combination.django:<6}{pair:<20}{result}\n"
+        for (combination, pair), result in results.items()
     )
     REPORT.parent.mkdir(exist_ok=True)
     REPORT.write_text(table)
     print(f"\n{table}", end="")
-    ran = [result for combination, result in results.items() if interpreters[combination.python] is not None]
+    ran = [result for (one, _pair), result in results.items() if interpreters[one.python] is not None]
     return 0 if ran and all(map(good, ran)) else 1
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 ROOT = Path(__file__).resolve().parent.parent
-LOGS = ROOT / "reports" / "logs"
+LOGS = ROOT / "reports" / "logs" / os.environ.get("CACHALOT_TEST_LOGS", "")
 AT_A_TIME = 2
 #: How much of a failed pair's log is shown.
 SHOWN_LINES = 80
@@ -81,6 +81,8 @@ UNIT = (
     "tests/contract",
     "tests/core",
     "tests/demo",
+    "tests/fuzz",
+    "tests/model",
     "tests/servers",
     "tests/surface",
 )

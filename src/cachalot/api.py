@@ -20,6 +20,7 @@ from cachalot.analysis.schema import written_with
 from cachalot.conf import current
 from cachalot.core.tags import EPOCH, NOTHING, Effects, Tag, any_of
 from cachalot.engine import registry, scopes
+from cachalot.engine.attempt import CacheUnavailableError
 from cachalot.engine.cache import QueryCache, tag_key
 from cachalot.engine.caches import query_cache
 from cachalot.observe import counters
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from cachalot.core.decisions import Decision
 
 __all__ = [
+    "CacheUnavailableError",
     "Explanation",
     "cachalot_disabled",
     "cachalot_refreshing",
@@ -42,7 +44,11 @@ __all__ = [
     "get_last_invalidation",
     "invalidate",
     "invalidation_deferred",
+    "is_switched_on",
     "stats",
+    "switch_off",
+    "switch_on",
+    "tier",
 ]
 
 TableOrModel = str | type[Model] | Model
@@ -380,6 +386,65 @@ def explain(queryset: QuerySet[Any]) -> Explanation:
         raise TypeError(message)
     found = explain_query(queryset)
     return Explanation(found.decision, found.tables, found.invalidated_by, found.sql, found.key)
+
+
+def switch_off(cache_alias: str | None = None) -> None:
+    """Let every process that shares a cache run its reads on the database, from at most a second from now.
+
+    Writes go on to invalidate, so that it can be switched on again at any time. It ends by itself after 30
+    days, and when the cache is cleared or evicts it.
+
+    :param cache_alias: key of ``CACHES``; by default the cache in use.
+    :raises django.core.cache.backends.base.InvalidCacheBackendError: there is no such cache, or it cannot
+        hold results.
+    :raises cachalot.stores.base.StoreAway: the cache does not answer, and nothing was changed for certain.
+
+    .. versionadded:: 3.0
+    """
+    _fit_cache(cache_alias).switch.turn(off=True)
+
+
+def switch_on(cache_alias: str | None = None) -> None:
+    """Let every process that shares a cache serve reads from it again, from at most a second from now.
+
+    The parameter and what is raised are those of :func:`switch_off`.
+
+    .. versionadded:: 3.0
+    """
+    _fit_cache(cache_alias).switch.turn(off=False)
+
+
+def is_switched_on(cache_alias: str | None = None) -> bool:
+    """Ask a cache whether it is switched on at this moment, and whether it answers.
+
+    The parameter and what is raised are those of :func:`switch_off`.
+
+    .. versionadded:: 3.0
+    """
+    return not _fit_cache(cache_alias).switch.look()
+
+
+def _fit_cache(chosen: str | None) -> QueryCache:
+    alias = chosen or current().cache
+    for cache in _caches(alias):
+        return cache
+    raise InvalidCacheBackendError(f"The cache {alias!r} cannot hold results.")
+
+
+def tier(cache_alias: str | None = None) -> str:
+    """Return what a cache makes of commits that overlap on one table.
+
+    ``"intents"``: every commit in flight is known, so a hit is never older than the read. ``"overwrite"``:
+    the backend keeps one mark for all of them, so while two commits overlap a hit may be as old as the second
+    of them is long. See docs/guarantees.md.
+
+    :param cache_alias: key of ``settings.CACHES``; by default the cache in use.
+    :raises django.core.cache.backends.base.InvalidCacheBackendError: there is no such cache, or it cannot
+        hold results.
+
+    .. versionadded:: 3.0
+    """
+    return _fit_cache(cache_alias).guard.tier.name.lower()
 
 
 def stats() -> dict[str, Any]:

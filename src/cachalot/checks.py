@@ -2,7 +2,7 @@
 
 Each message has an id (``cachalot.E001``, ``cachalot.W001``, …) and a hint that can be pasted. Engines are
 judged by ``connection.vendor`` and caches by what they can do, so a subclassed or wrapped one is fine. No
-check opens a connection, neither to a database nor to a cache.
+check opens a connection, neither to a database nor to a cache; but ``check --deploy`` asks the cache server.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
-from django.core.checks import CheckMessage, Error, Tags
+from django.core.checks import CheckMessage, Error, Info, Tags
 from django.core.checks import Warning as CheckWarning
 from django.core.checks import register as register_check
 from django.core.exceptions import ImproperlyConfigured
@@ -26,6 +26,8 @@ from django.db import connections
 
 from cachalot import conf
 from cachalot.engine.identity import namespace
+from cachalot.stores.base import Concern, StoreAway
+from cachalot.stores.making import make_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,6 +53,7 @@ def register() -> None:
     register_check(check_debug_toolbar, Tags.compatibility)
     # In development a cache of one process is what one wants, so this one runs with `check --deploy`.
     register_check(check_shared_cache, Tags.caches, deploy=True)
+    register_check(check_cache_server, Tags.caches, deploy=True)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -134,6 +137,43 @@ def check_shared_cache(**_kwargs: object) -> list[CheckMessage]:
     except _CANNOT_BE_MADE:
         shared = True  # nothing is known of it; check_cache reports the backend itself
     return [] if shared else [cache_of_one_process(alias)]
+
+
+def check_cache_server(**_kwargs: object) -> list[CheckMessage]:
+    """Return I001, W010, W011, W012 or W013 for what makes the guarantees weaker; asks the cache server."""
+    alias = conf.current().cache
+    if alias not in settings.CACHES:
+        return []
+    try:
+        store = make_store(alias)
+        return [weaker(alias, concern) for concern in store.concerns()] if store.fit else []
+    except (*_CANNOT_BE_MADE, StoreAway):
+        return []  # check_cache reports a backend, and a server that is away cannot be judged
+
+
+_WEAKER = {
+    Concern.OVERWRITE: (
+        "cachalot.I001",
+        "Use Redis or memcached with a backend of Django or django-redis if writes overlap often.",
+    ),
+    Concern.MARKS_GO_FIRST: ("cachalot.W010", "Set maxmemory-policy to allkeys-lru or allkeys-lfu."),
+    Concern.REFUSES_MARKS: ("cachalot.W011", "Set maxmemory-policy to allkeys-lru or allkeys-lfu."),
+    Concern.NAMELESS: (
+        "cachalot.W012",
+        "Allow its user the command INFO, or run `manage.py invalidate_cachalot` after each failover.",
+    ),
+    Concern.EJECTS: (
+        "cachalot.W013",
+        "Use one memcached server, or see to it that a server comes back empty.",
+    ),
+}
+
+
+def weaker(alias: str, concern: Concern) -> CheckMessage:
+    """Return the message for a cache server that makes the guarantees weaker."""
+    name, hint = _WEAKER[concern]
+    kind = Info if concern is Concern.OVERWRITE else CheckWarning
+    return kind(f"The cache {alias!r}: {concern.value}.", hint=hint, id=name)
 
 
 def _can(cache: object, name: str) -> bool:

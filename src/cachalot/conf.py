@@ -26,6 +26,7 @@ from django.utils.module_loading import import_string
 logger = logging.getLogger("cachalot")
 
 PREFIX: Final = "CACHALOT_"
+OUTBOX_TABLE: Final = "cachalot_outbox"
 SUPPORTED_ONLY: Final = "supported_only"
 SUPPORTED_VENDORS: Final = frozenset({"sqlite", "postgresql", "mysql"})
 
@@ -99,12 +100,25 @@ def _positive_number(value: object) -> float:
     return number
 
 
+def _share(value: object) -> float:
+    share = _number(value)
+    if share > 1:
+        raise ValueError
+    return share
+
+
 def _count(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError
     if value < 0:
         raise ValueError
     return value
+
+
+def _failure_policy(value: object) -> str:
+    if _text(value) not in {"outbox", "journal", "raise", "ignore"}:
+        raise ValueError
+    return str(value)
 
 
 def _hook(value: object) -> Callable[..., Any] | None:
@@ -172,7 +186,9 @@ LOWER_NAMES: Final = Kind("a list, tuple or set of strings", _lower_names)
 SECONDS: Final = Kind("a number of seconds, 0 or more", _number)
 SOME_SECONDS: Final = Kind("a number of seconds above 0", _positive_number)
 SECONDS_OR_NONE: Final = Kind("a number of seconds, 0 or more, or None", _number_or_none)
+SHARE: Final = Kind("a number from 0.0 to 1.0", _share)
 COUNT: Final = Kind("a whole number, 0 or more", _count)
+FAILURE_POLICY: Final = Kind("'outbox', 'journal', 'raise' or 'ignore'", _failure_policy)
 HOOK: Final = Kind("None, a callable, or the dotted path of one that can be imported", _hook)
 KEYGEN: Final = Kind("None, a callable, or the dotted path of one that can be imported", _keygen)
 REPLICAS: Final = Kind("a dictionary from the alias of a replica to the alias of its primary", _replicas)
@@ -296,8 +312,30 @@ class Config:
     lease: float = _setting(
         30.0, SOME_SECONDS, "Seconds that one commit may take at most before others stop waiting for its end."
     )
+    fill_lease: float = _setting(
+        0.0,
+        SECONDS,
+        "Seconds for which a process that misses may be alone in running a query; others look for its result "
+        "meanwhile, for no longer than the query took the last time. 0: each process runs it.",
+    )
+    on_cache_failure: str = _setting(
+        "outbox",
+        FAILURE_POLICY,
+        "What becomes of a write that the cache cannot be told of: 'outbox' keeps its invalidation in a "
+        "table of the same database, in the same transaction ('journal' where there is no such table); "
+        "'journal' keeps it in the memory of the process; 'raise' refuses the write; 'ignore' forgets it.",
+    )
+    outbox_interval: float = _setting(
+        10.0, SECONDS, "Seconds after which a process looks into the outbox again before it serves a result."
+    )
     max_rows: int = _setting(20_000, COUNT, "Results with more rows are not stored.")
     max_bytes: int = _setting(4 * 1024 * 1024, COUNT, "Results with more bytes are not stored.")
+    audit_rate: float = _setting(
+        0.0, SHARE, "Share of the hits, from 0.0 to 1.0, that are compared with the rows of the database."
+    )
+    audit_raise: bool = _setting(
+        False, BOOL, "Whether a hit that differs from the database raises AuditError. For tests."
+    )
 
     def supports(self, vendor: str, engine: str) -> bool:
         """Return whether databases of this kind are cached without being asked for by alias.

@@ -22,7 +22,7 @@ from django.utils.timezone import localtime
 from cachalot import api
 from cachalot.conf import current
 from cachalot.core.decisions import Decision, Outcome
-from cachalot.observe.events import CacheEvent, Event, ReadEvent, WriteEvent, record
+from cachalot.observe.events import AuditEvent, CacheEvent, Event, ReadEvent, WriteEvent, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -97,6 +97,8 @@ class CachalotPanel(Panel):
                     for event in self._events
                     if isinstance(event, CacheEvent)
                 ],
+                "audited": sum(event.audited for event in reads),
+                "audits": [_audit_row(event) for event in self._events if isinstance(event, AuditEvent)],
                 "invalidations": list(_invalidations(_tables_of(reads, writes))),
             }
         )
@@ -149,6 +151,15 @@ def _write_row(event: WriteEvent) -> dict[str, Any]:
         "tables": sorted(event.tables),
         "everything": event.everything,
         "source": event.source,
+    }
+
+
+def _audit_row(event: AuditEvent) -> dict[str, Any]:
+    return {
+        "alias": event.alias,
+        "sql": event.sql[:_MAX_SQL],
+        "tables": sorted(event.tables),
+        "difference": event.difference,
     }
 
 

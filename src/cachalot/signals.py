@@ -1,4 +1,4 @@
-"""The signal that tells a project which tables have changed."""
+"""The signals that tell a project which tables have changed, and what an audit has found."""
 
 from __future__ import annotations
 
@@ -16,3 +16,18 @@ from django.dispatch import Signal
 #:
 #: Keep ``**kwargs``: more may be sent later.
 post_invalidation: Final = Signal()
+
+#: Sent when an audited hit differs from the database although no write was announced: see
+#: ``CACHALOT_AUDIT_RATE``.
+#:
+#: The sender is the database alias. ``sql`` and ``params`` are the statement (the parameters may be secret),
+#: ``tables`` the names of its tables, ``tags`` what would have ended the result, ``difference`` a sentence
+#: without values::
+#:
+#:     @receiver(audit_failed)
+#:     def alarm(sender: str, *, sql: str, tables: frozenset[str], **kwargs: object) -> None: ...
+#:
+#: Keep ``**kwargs``: more may be sent later.
+#:
+#: .. versionadded:: 3.0
+audit_failed: Final = Signal()

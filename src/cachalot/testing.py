@@ -15,11 +15,12 @@ from cachalot.core.decisions import Decision, Outcome
 from cachalot.engine import caches
 from cachalot.observe import counters
 from cachalot.observe.events import Event, ReadEvent, record
+from cachalot.orm.auditing import AuditError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["CacheAssertions", "Watch", "reset", "watch"]
+__all__ = ["AuditError", "CacheAssertions", "Watch", "reset", "watch"]
 
 
 class Watch:

@@ -14,7 +14,8 @@ from django.db import connection, connections
 
 from cachalot.api import cachalot_disabled
 from cachalot.conf import current
-from cachalot.core.steps import Add, GetMany, Lifetime, SetMany
+from cachalot.core.steps import Add, Create, Done, GetMany, Lifetime, Mark, SetMany
+from cachalot.engine import switch
 from cachalot.engine.caches import query_cache
 from cachalot.engine.guard import Guard
 from cachalot.testing import watch
@@ -92,18 +93,16 @@ def let_readers_not_block_writers() -> None:
 # Moments.
 
 
+_KINDS = {GetMany: "LOOK", Add: "ADD", Create: "CREATE", Mark: "MARK", Done: "DONE"}
+
+
 def kind_of(step: Any) -> str:
     """The name of a step in the protocol."""
-    if isinstance(step, GetMany):
-        return "LOOK"
-    if isinstance(step, Add):
-        return "ADD"
-    if isinstance(step, SetMany) and step.lifetime is Lifetime.ENTRY:
-        return "FILL"
-    if isinstance(step, SetMany) and step.lifetime is Lifetime.LEASE:
-        return "MARK"
-    # DONE writes a clock and at least one tag; a reader that draws tokens writes a clock alone.
-    return "DONE" if len(step.values) > 1 else "NOTE"
+    if step == GetMany((switch.KEY,)):
+        return "SWITCH"
+    if isinstance(step, SetMany):
+        return "FILL" if step.lifetime is Lifetime.ENTRY else "SET"
+    return _KINDS[type(step)]
 
 
 class Once:
@@ -126,7 +125,7 @@ def during_commit(moment: str, call: Callable[[], Any]) -> Iterator[None]:
     """Make a call at one of the :data:`MOMENTS` of the next commit, or autocommit write, of this thread."""
     once, original = Once(call), Guard.commit
 
-    def commit(guard: Guard, keys: Any, execute: Callable[[], Any]) -> None:
+    def commit(guard: Guard, keys: Any, execute: Callable[[], Any], *more: Any) -> None:
         def watched() -> Any:
             at("between MARK and COMMIT")
             outcome = execute()
@@ -134,7 +133,7 @@ def during_commit(moment: str, call: Callable[[], Any]) -> Iterator[None]:
             return outcome
 
         at("before MARK")
-        original(guard, keys, watched)
+        original(guard, keys, watched, *more)
         at("after DONE")
 
     def at(reached: str) -> None:
@@ -204,7 +203,9 @@ def recorded_steps() -> Iterator[list[Any]]:
     original, steps = Guard.ask, []
 
     def ask(guard: Guard, step: Any) -> Any:
-        steps.append(step)
+        if kind_of(step) != "SWITCH":
+            # When it is looked at depends on the time.
+            steps.append(step)
         return original(guard, step)
 
     with mock.patch.object(Guard, "ask", ask):
@@ -214,11 +215,16 @@ def recorded_steps() -> Iterator[list[Any]]:
 # Threads that go step by step.
 
 
+class DeadError(BaseException):
+    """Ends a thread where it stands."""
+
+
 class Stepper:
     """Runs a call in a thread of its own that stops before each chosen step until it is told to go on.
 
     :param call: what to run.
     :param stops: kinds of steps to stop at; COMMIT and SELECT are those of the database.
+    :ivar at: before which kind of step it stands; empty once it has ended.
     """
 
     local = threading.local()
@@ -229,6 +235,8 @@ class Stepper:
         self._go = threading.Semaphore(0)
         self._stopped = threading.Semaphore(0)
         self._thread = threading.Thread(target=self._run)
+        self._dies = False
+        self.at = ""
         self.ended = False
         self.error: BaseException | None = None
         self.result: Any = None
@@ -244,6 +252,7 @@ class Stepper:
             self.error = error
         finally:
             connections.close_all()
+            self.at = ""
             self.ended = True
             self._stopped.release()
 
@@ -255,14 +264,32 @@ class Stepper:
         """Stop here if this thread is one that stops before such a step."""
         stepper = getattr(cls.local, "current", None)
         if stepper is not None and kind in stepper._stops:
+            stepper.at = kind
             stepper._stopped.release()
             assert stepper._go.acquire(timeout=PATIENCE)
+            if stepper._dies:
+                raise DeadError
 
     def step(self) -> None:
         """Let it take one step."""
         if not self.ended:
             self._go.release()
             self._wait()
+
+    def to(self, kind: str) -> bool:
+        """Let it go on until it stands before such a step; returns False if it ends without one."""
+        while not self.ended and self.at != kind:
+            self.step()
+        return not self.ended
+
+    def die(self) -> None:
+        """End it where it stands, as a process that is killed: nothing that it meant to do is done."""
+        assert not self.ended
+        self._dies = True
+        self.step()
+        self._thread.join(PATIENCE)
+        assert isinstance(self.error, DeadError)
+        self.error = None
 
     def finish(self) -> Any:
         """Let it run to its end; returns its result, raises its error."""
@@ -290,12 +317,12 @@ def stepping() -> Iterator[Callable[[Callable[[], Any], set[str]], Stepper]]:
         Stepper.reach(kind_of(step))
         return ask(guard, step)
 
-    def stopping_commit(guard: Guard, keys: Any, execute: Callable[[], Any]) -> None:
+    def stopping_commit(guard: Guard, keys: Any, execute: Callable[[], Any], *more: Any) -> None:
         def stopping() -> Any:
             Stepper.reach("COMMIT")
             return execute()
 
-        commit(guard, keys, stopping)
+        commit(guard, keys, stopping, *more)
 
     def make(call: Callable[[], Any], stops: set[str]) -> Stepper:
         made.append(Stepper(call, stops))
@@ -339,15 +366,15 @@ def keys_of(call: Callable[[], Any]) -> list[str]:
     """Every key of the cache that a call has to do with."""
     with recorded_steps() as steps:
         evaluated(call())
-    keys: dict[str, None] = {}
-    for step in steps:
-        if isinstance(step, GetMany):
-            keys |= dict.fromkeys(step.keys)
-        elif isinstance(step, Add):
-            keys[step.key] = None
-        else:
-            keys |= dict.fromkeys(key for key, _value in step.values)
-    return list(keys)
+    return list(dict.fromkeys(key for step in steps for key in _keys_in(step)))
+
+
+def _keys_in(step: Any) -> list[str]:
+    if isinstance(step, (GetMany, Mark)):
+        return list(step.keys)
+    if isinstance(step, (Create, Done)):
+        return [step.clock[0], *(key for key, _token in step.tokens)]
+    return [step.key] if isinstance(step, Add) else [key for key, _value in step.values]
 
 
 def evict(*keys: str) -> None:

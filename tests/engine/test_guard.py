@@ -11,11 +11,11 @@ import pytest
 from cachalot.core import protocol
 from cachalot.core.envelope import Entry
 from cachalot.core.keys import draw
-from cachalot.core.protocol import Found, Keys, WriteKeys
+from cachalot.core.protocol import MARK, Found, Keys, WriteKeys
 from cachalot.core.steps import Add, Committed, GetMany, Lifetime, SetMany
 from cachalot.engine.guard import FIRST_PAUSE, LONGEST_PAUSE, Guard
 from cachalot.observe.events import CacheEvent, record
-from cachalot.stores.base import StoreAway, StoreRefused
+from cachalot.stores.base import StoreAway, StoreRefused, Tier
 
 READ = Keys("entry", ("tag",), "clock")
 WRITE = WriteKeys(("tag",), "clock")
@@ -36,6 +36,8 @@ class Clock:
 
 class Store:
     """A dictionary that fails when it is told to, and remembers every call."""
+
+    tier = Tier.OVERWRITE
 
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
@@ -58,6 +60,22 @@ class Store:
         """Write."""
         self._called(f"set {lifetime.value}", tuple(key for key, _value in values))
         self.values.update(values)
+
+    def mark(self, step):
+        """Put a mark in the place of tokens."""
+        self._called("mark", step.keys)
+        self.values.update(dict.fromkeys(step.keys, MARK + step.writer))
+
+    def done(self, step):
+        """Write new tokens."""
+        self._called("done", (step.clock[0], *(key for key, _token in step.tokens)))
+        self.values.update([step.clock, *step.tokens])
+
+    def create(self, step):
+        """Write absent tokens."""
+        self._called("create", tuple(key for key, _token in step.tokens))
+        self.values.update([step.clock])
+        return {key: self.values.setdefault(key, token) for key, token in step.tokens}
 
     def add(self, key, value, lifetime):
         """Write what is absent."""
@@ -254,7 +272,7 @@ class TestWrites:
         store.calls.clear()
         look(guard)
         done, read = (
-            store.calls.index(("set state", ("clock", "tag"))),
+            store.calls.index(("done", ("clock", "tag"))),
             store.calls.index(("get", ("entry", "tag"))),
         )
         assert done < read
@@ -264,7 +282,7 @@ class TestWrites:
         keep(guard)
 
         def failing(name, _keys):
-            if name == "set state":
+            if name == "done":
                 raise StoreAway("x")
 
         store.failing = failing
@@ -278,9 +296,7 @@ class TestWrites:
     def test_done_fails_and_another_process_reads(self, guard, store):
         """The mark is still there: another process serves nothing either."""
         keep(guard)
-        store.failing = lambda name, _keys: (
-            (_ for _ in ()).throw(StoreAway("x")) if name == "set state" else None
-        )
+        store.failing = lambda name, _keys: (_ for _ in ()).throw(StoreAway("x")) if name == "done" else None
         committing(guard)
         store.failing = lambda _name, _keys: None
         assert look(Guard(store)).found is Found.DARK
@@ -319,7 +335,7 @@ class TestWrites:
         store.away = False
         clock.seconds += LONGEST_PAUSE * SPREAD
         look(guard)
-        written = {key for name, keys in store.calls if name == "set state" for key in keys}
+        written = {key for name, keys in store.calls if name == "done" for key in keys}
         assert {"tag", "other", "clock", "another clock"} <= written
 
     def test_replicas_are_held_when_an_invalidation_is_made_up_for(self, guard, store, clock):
@@ -375,7 +391,7 @@ class TestWrites:
         delivering, go_on = threading.Event(), threading.Event()
 
         def failing(name, _keys):
-            if name == "set state" and not delivering.is_set():
+            if name == "done" and not delivering.is_set():
                 delivering.set()
                 assert go_on.wait(10)
 

@@ -20,6 +20,13 @@ from tests.testapp.models import Author
 AUTHOR, BOOK = Effects(frozenset({"author"})), Effects(frozenset({"book"}))
 
 
+class Connection(SimpleNamespace):
+    """A connection; a session refers to it weakly."""
+
+
+_alive = []
+
+
 def connection_of(vendor: str = "postgresql", **options):
     """Return what a session asks of a connection, without a database."""
     settings = {"ENGINE": vendor, "NAME": "db", "HOST": "", "PORT": "", "OPTIONS": {}}
@@ -35,7 +42,9 @@ def connection_of(vendor: str = "postgresql", **options):
         "timezone_name": "UTC",
         "Database": SimpleNamespace(__name__="driver", __version__="3.1"),
     }
-    return SimpleNamespace(**{**known, **options})
+    made = Connection(**{**known, **options})
+    _alive.append(made)
+    return made
 
 
 @pytest.fixture

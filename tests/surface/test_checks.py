@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -16,10 +17,13 @@ from django.db import connections
 from django.test import override_settings
 
 from cachalot import checks
+from cachalot.stores.base import Concern, StoreAway
+from cachalot.stores.django_cache import DjangoCacheStore
 
 DATABASE_BACKEND = "django.core.cache.backends.db.DatabaseCache"
 DUMMY_BACKEND = "django.core.cache.backends.dummy.DummyCache"
 LOCMEM_BACKEND = "django.core.cache.backends.locmem.LocMemCache"
+DOCUMENTED = (Path(__file__).parents[2] / "docs" / "checks.md").read_text()
 
 
 class SubclassedCache(LocMemCache):
@@ -312,3 +316,25 @@ def test_no_check_opens_a_connection(monkeypatch):
     for connection in connections.all():
         monkeypatch.setattr(connection, "connect", refuse)
     all_messages()
+
+
+@pytest.mark.parametrize("concern", list(Concern))
+def test_cache_server_that_makes_the_guarantees_weaker(monkeypatch, concern):
+    """Each concern of a store has a check of its own, with its sentence and a hint."""
+    monkeypatch.setattr(DjangoCacheStore, "concerns", lambda _store: [concern])
+    monkeypatch.setattr(checks, "make_store", DjangoCacheStore)
+    (message,) = checks.check_cache_server()
+    assert concern.value in message.msg
+    assert message.hint
+    assert f'id="{message.id.rpartition(".")[2].lower()}"' in DOCUMENTED
+
+
+def test_cache_server_that_does_not_answer(monkeypatch):
+    """What cannot be asked is not judged."""
+
+    def concerns(_store):
+        raise StoreAway("no route")
+
+    monkeypatch.setattr(DjangoCacheStore, "concerns", concerns)
+    monkeypatch.setattr(checks, "make_store", DjangoCacheStore)
+    assert checks.check_cache_server() == []

@@ -54,6 +54,7 @@ def test_default_is_a_valid_value(setting):
         ("CACHALOT_REPLICAS", {"a": "b", "b": "c"}, {"a": "c", "b": "c"}),
         ("CACHALOT_WRITE_DEPENDENCIES", {"a": ["b", "c"], "d": "e"}, {"a": {"b", "c"}, "d": {"e"}}),
         ("CACHALOT_MAX_ROWS", 0, 0),
+        ("CACHALOT_ON_CACHE_FAILURE", "raise", "raise"),
     ],
 )
 def test_written_value_is_normalised(name, written, read):
@@ -88,6 +89,9 @@ def test_dotted_path_is_the_callable_it_names():
         ("CACHALOT_QUERY_KEYGEN", "cachalot.conf.PREFIX"),
         ("CACHALOT_TABLE_KEYGEN", 3),
         ("CACHALOT_LEASE", 0),
+        ("CACHALOT_ON_CACHE_FAILURE", "Outbox"),
+        ("CACHALOT_ON_CACHE_FAILURE", None),
+        ("CACHALOT_OUTBOX_INTERVAL", -1),
         ("CACHALOT_MAX_ROWS", 1.5),
         ("CACHALOT_MAX_BYTES", True),
         ("CACHALOT_REPLICA_LAG", None),

@@ -17,6 +17,7 @@ IMPORTABLE = [
     "cachalot.checks",
     "cachalot.conf",
     "cachalot.jinja2ext",
+    "cachalot.management.commands.drain_cachalot",
     "cachalot.management.commands.invalidate_cachalot",
     "cachalot.settings",
     "cachalot.signals",

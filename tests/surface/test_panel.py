@@ -16,7 +16,7 @@ from django.urls import include, path
 from cachalot import api, conf
 from cachalot.core.decisions import Decision, Reason
 from cachalot.observe import events
-from cachalot.observe.events import CacheEvent, ReadEvent, WriteEvent, emit
+from cachalot.observe.events import AuditEvent, CacheEvent, ReadEvent, WriteEvent, emit
 
 pytest.importorskip("debug_toolbar")
 
@@ -183,6 +183,28 @@ def test_trouble_with_the_cache_is_shown():
     """When the cache went away during the request, the panel says so."""
     panel = observed(lambda: emit(CacheEvent("away", "no answer")))
     assert "<strong>Cache away:</strong> no answer" in panel.content
+
+
+def test_what_an_audit_found_is_shown():
+    """The page on which a wrong result was found says so, with its statement and its tables."""
+    found = AuditEvent("default", SELECT, GROUPS, ("*", "any(auth_group)"), "1 of 2 rows differ")
+
+    def read():
+        emit(ReadEvent(Decision.miss(Reason.AUDITED), "default", SELECT, GROUPS, 0.0, audited=True))
+        emit(found)
+
+    panel = observed(read)
+    assert panel.get_stats()["audited"] == 1
+    (row,) = panel.get_stats()["audits"]
+    assert row == {
+        "alias": "default",
+        "sql": SELECT,
+        "tables": ["auth_group"],
+        "difference": "1 of 2 rows differ",
+    }
+    for text in ("Wrong results found by an audit", "1 of 2 rows differ", "1 hit audited"):
+        assert text in panel.content
+    assert "audit" not in observed(lambda: None).content
 
 
 def test_switched_off_cache_is_shown():

@@ -24,6 +24,7 @@ _SECOND_VERBS = frozenset(
     """.split()
 )
 _DML = frozenset({"DELETE", "INSERT", "MERGE", "UPDATE"})
+_SET_OPERATIONS = frozenset({"ALL", "DISTINCT", "EXCEPT", "INTERSECT", "MINUS", "UNION"})
 _MODIFIERS = frozenset({"DELAYED", "HIGH_PRIORITY", "IGNORE", "LOW_PRIORITY", "QUICK"})
 
 
@@ -123,6 +124,18 @@ def _on(walk: Walk, position: int) -> int:
 def _end_list(walk: Walk, position: int) -> int:
     walk.frame.listing = False
     return position + 1
+
+
+def _end_list_unless_alias(walk: Walk, position: int) -> int:
+    """SET, VALUES: in a SELECT only an alias can be called so, ``FROM a set(x), b``."""
+    between_queries = walk.tokens[position - 1][1] in _SET_OPERATIONS
+    if walk.frame.verb == "SELECT" and not between_queries:
+        return walk.plain_word(position)
+    return _end_list(walk, position)
+
+
+def _option(walk: Walk, position: int) -> int:
+    return _end_list(walk, position) if walk.vendor == "microsoft" else walk.plain_word(position)
 
 
 def _group(walk: Walk, position: int) -> int:
@@ -274,19 +287,19 @@ _HANDLERS: dict[str, Handler] = {
     "MERGE": _merge,
     "NEXTVAL": _sequence_value,
     "ON": _on,
-    "OPTION": _end_list,
+    "OPTION": _option,
     "ORDER": _group,
     "REPLACE": _insert,
     "RETURNING": _returning,
     "SELECT": _select,
-    "SET": _end_list,
+    "SET": _end_list_unless_alias,
     "STRAIGHT_JOIN": _straight_join,
     "TABLE": _table,
     "TABLESAMPLE": _sample,
     "UPDATE": _update,
     "UPDLOCK": _lock_hint,
     "USING": _using,
-    "VALUES": _end_list,
+    "VALUES": _end_list_unless_alias,
     "WHERE": _end_list,
     "WINDOW": _window,
     "WITH": _with,

@@ -30,7 +30,7 @@ _WORD = {
     "postgresql": r"[A-Za-z_\x80-\ufefe\uff00-\U0010ffff][\w$\x80-\U0010ffff]*",
     "mysql": r"[A-Za-z_$\x80-\ufefe\uff00-\U0010ffff][\w$\x80-\U0010ffff]*",
     "sqlite": r"[A-Za-z_\x80-\ufefe\uff00-\U0010ffff][\w$\x80-\U0010ffff]*",
-    "oracle": r"[^\W\d][\w$#]*",
+    "oracle": r"(?![nN]?[qQ]')[^\W\d][\w$#]*",
     "microsoft": r"(?:[^\W\d]|\#)[\w$#@]*",
     "other": r"[^\W\d][\w$]*",
 }
@@ -81,7 +81,7 @@ def _comments(vendor: str) -> str:
 
 
 def _placeholders(vendor: str) -> str:
-    parts = [r"%\([^)]*\)[sbt]", r"%[sbt](?!\w)", r"\$\d+", r"\?\d*"]
+    parts = [r"%\([^()]*\)[sbt]", r"%[sbt](?!\w)", r"\$\d+", r"\?\d*"]
     if vendor in {"sqlite", "oracle", "other"}:
         # Not on PostgreSQL, where a colon may stand before a function call: a[1:f(x)].
         parts.append(r":[\w]+")
@@ -118,7 +118,8 @@ def _compile(vendor: str, *, backslashes: bool) -> re.Pattern[str]:
         groups["nest"] = r"/\*"
     brackets = r"|\[" if vendor in _BRACKET else ""
     dollar = rf"|{_DOLLAR_TAG}" if vendor == "postgresql" else ""
-    groups["bad"] = rf"['\"`]|/\*{brackets}{dollar}"
+    delimited = r"|[nN]?[qQ]'" if vendor == "oracle" else ""
+    groups["bad"] = rf"['\"`]|/\*{brackets}{dollar}{delimited}"
     groups["o"] = r"%%|\S|\s"
     space = r"\s*" if vendor in {"oracle", "microsoft", "other"} else r"[ \t\r\n\f\v]*"
     body = "|".join(f"(?P<{name}>{pattern})" for name, pattern in groups.items())
@@ -152,7 +153,8 @@ def lex(sql: str, vendor: str, *, other_reading: bool = False) -> list[Token] | 
         position = found.end()
         text = found[kind]
         if kind == "w":
-            append(("w", text.upper(), text))
+            # With a long s (U+017F) "set" is SET in upper case, and a name to the database.
+            append(("w", text.upper() if text.isascii() else text, text))
         elif kind == "punctuation":
             append((text, text, text))
         elif kind == "end":

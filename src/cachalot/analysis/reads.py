@@ -15,6 +15,7 @@ from cachalot.analysis.params import UnencodableParameter, encode_params, time_w
 from cachalot.analysis.rawsql import Kind, analyse, canonical_table
 from cachalot.analysis.schema import ModelFacts, model_facts
 from cachalot.analysis.volatility import is_time_word, unstable
+from cachalot.conf import OUTBOX_TABLE
 from cachalot.core.decisions import Decision, Reason
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _refusal_of_text(sql: str, vendor: str, traced: frozenset[str], config: Conf
 def refusal_of_tables(tables: frozenset[str], config: Config) -> Decision | None:
     """Return why the settings exclude a statement over ``tables``, ``None`` if they do not."""
     apps = model_facts().by_app
-    excluded = set(map(canonical_table, config.uncachable_tables)).union(
+    excluded = {OUTBOX_TABLE, *map(canonical_table, config.uncachable_tables)}.union(
         *(apps.get(label, ()) for label in config.uncachable_apps)
     )
     found = tables & excluded

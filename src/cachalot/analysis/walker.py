@@ -343,8 +343,11 @@ class Walk:
         key = self._cte_key(position)
         position += 1
         if tokens[position][0] == "(":
-            while tokens[position][0] not in {")", "e"}:
+            position += 1
+            while tokens[position][0] not in {"(", ")", "e"}:
                 position += 1
+            if tokens[position][0] != ")":  # a list of columns has no parentheses in it
+                return 0
             position += 1
         if tokens[min(position, len(tokens) - 1)][1] != "AS":
             return 0

@@ -11,17 +11,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from django.db import Error
+
 from cachalot.codecs.pickled import DecodeError, decode, decode_all, encode
 from cachalot.conf import Config, current
 from cachalot.core import protocol
 from cachalot.core.decisions import Decision, Reason
-from cachalot.core.envelope import BadEnvelope, Entry, open_sealed, seal
+from cachalot.core.envelope import STAMP_SIZE, BadEnvelope, Entry, open_sealed, seal
 from cachalot.core.keys import Namespace, draw
 from cachalot.core.protocol import Answer, Found, Keys, WriteKeys
-from cachalot.core.steps import Committed, GetMany
+from cachalot.core.steps import GetMany
 from cachalot.core.tags import Effects, Tag
-from cachalot.engine import registry, scopes
+from cachalot.engine import outbox, registry, scopes
+from cachalot.engine.attempt import Attempt
+from cachalot.engine.draining import Draining, NotReadError, between_transactions
 from cachalot.engine.isolation import Level
+from cachalot.engine.switch import Switch
 from cachalot.engine.transaction import LocalResult, Transaction
 from cachalot.observe.events import CacheEvent, WriteEvent, emit
 from cachalot.stores.base import StoreAway
@@ -96,7 +101,7 @@ class Lookup:
 
     :param decision: hit, miss or bypass.
     :param frames: the decoded rows, for a hit.
-    :param saved: seconds the database took when the entry was made, for a hit.
+    :param saved: seconds the database took when the entry was made, also if that is no longer valid.
     :param ticket: the right to keep the rows, if there is one.
     """
 
@@ -104,6 +109,11 @@ class Lookup:
     frames: list[Any] | None = None
     saved: float = 0.0
     ticket: Ticket | None = None
+
+
+def _own(result: LocalResult, ticket: Ticket) -> Lookup:
+    decision = Decision.hit("own result of the transaction")
+    return Lookup(decision, decode_all(result.payload), ticket=ticket)
 
 
 class QueryCache:
@@ -118,9 +128,11 @@ class QueryCache:
     def __init__(self, alias: str, guard: Guard, secret: bytes, *, doubtful: bool = False) -> None:
         self.alias = alias
         self.guard = guard
+        self.switch = Switch(guard)
         self._secret = secret
         self._doubtful = doubtful
         self._cleared: set[str] = set()
+        self._draining = Draining(alias, guard, self._deliver)
 
     # Reads.
 
@@ -142,9 +154,12 @@ class QueryCache:
             return self._look_inside(session, query, config, transaction)
         except StoreAway as error:
             return Lookup(Decision.bypass(Reason.CACHE_AWAY, str(error)))
+        except NotReadError as error:
+            return Lookup(Decision.bypass(Reason.UNDELIVERED, str(error)))
 
     def _clear_doubts(self, session: Session, config: Config) -> None:
         space = session.namespace(config)
+        self._draining.before_hit(session, space.root, config)
         if self._doubtful and space.root not in self._cleared:
             keys = write_keys(space, session, Effects(everything=True), config)
             self.guard.run(protocol.bump(keys, draw))
@@ -175,20 +190,21 @@ class QueryCache:
         decision = Decision.bypass(Reason.UNCOMMITTED)
         if answer.stamp is None:
             return Lookup(decision)
+        mine = _ticket(query, answer.stamp, transaction, shared=False)
         own = transaction.local.get(query.digest)
         if own is not None and own.stamp == answer.stamp:
-            return Lookup(Decision.hit("own result of the transaction"), decode_all(own.payload))
-        return Lookup(decision, ticket=_ticket(query, answer.stamp, transaction, shared=False))
+            return _own(own, mine)
+        return Lookup(decision, ticket=mine)
 
     def _look_in_snapshot(
         self, session: Session, query: Query, config: Config, transaction: Transaction, level: Level
     ) -> Lookup:
         if not session.level_is_certain():
             return Lookup(Decision.bypass(Reason.SNAPSHOT, "its isolation level was changed by hand"))
+        mine = _ticket(query, None, transaction, shared=False)
         own = transaction.local.get(query.digest)
         if own is not None:
-            return Lookup(Decision.hit("own result of the transaction"), decode_all(own.payload))
-        mine = _ticket(query, None, transaction, shared=False)
+            return _own(own, mine)
         if transaction.written().touches(query.tags):
             return Lookup(Decision.bypass(Reason.UNCOMMITTED), ticket=mine)
         if level is Level.SERIALIZABLE:
@@ -248,7 +264,8 @@ class QueryCache:
         if answer.entry is None or answer.found is not Found.HIT:
             if answer.found is Found.UNDECODABLE:
                 emit(CacheEvent("undecodable", query.name))
-            return Lookup(_decision(answer), ticket=kept)
+            saved = 0.0 if answer.entry is None else answer.entry.saved_us / 1e6
+            return Lookup(_decision(answer), saved=saved, ticket=kept)
         try:
             frames = decode_all(answer.entry.payload)
         except DecodeError as error:
@@ -284,20 +301,59 @@ class QueryCache:
         except StoreAway:
             return False
 
+    def unwritten(self, session: Session, ticket: Ticket, config: Config) -> bool:
+        """Return whether it is certain that nobody has announced a write since a ticket was made.
+
+        :param ticket: from a lookup that was a hit.
+        """
+        query, transaction = ticket.query, ticket.transaction
+        if session.context(config) != query.context or session.transaction() is not transaction:
+            return False
+        if transaction is not None and transaction.serial != ticket.serial:
+            return False
+        if ticket.stamp is None:
+            return True  # Nobody else can change what a snapshot sees.
+        try:
+            return self._ask(session, query, config, entry=False).stamp == ticket.stamp
+        except StoreAway:
+            return False
+
+    def end(self, session: Session, ticket: Ticket, config: Config) -> None:
+        """End one result that was found to be wrong: its entry, and the transaction's own.
+
+        The rows just read do not take its place. Inside a transaction they may hold what nobody has committed
+        yet, written by the same unseen hand.
+        """
+        query = ticket.query
+        if ticket.transaction is not None:
+            ticket.transaction.drop(query.digest)
+        nothing = seal(query.digest, self._secret, Entry(bytes(STAMP_SIZE), 0, b""))
+        with suppress(StoreAway):
+            self.guard.run(protocol.fill(session.namespace(config).entry(query.name), nothing))
+
     # Writes.
 
-    def write(self, session: Session, effects: Effects, execute: Callable[[], Result], source: str) -> Result:
+    def write(
+        self,
+        session: Session,
+        effects: Effects,
+        execute: Callable[[], Result],
+        source: str,
+        *,
+        wrappable: bool,
+    ) -> Result:
         """Run a statement that writes.
 
         :param effects: what it may change.
         :param execute: runs it.
         :param source: for the event.
+        :param wrappable: whether it may as well be run inside a transaction.
         :returns: what ``execute`` returns.
         :raises Exception: what ``execute`` raises.
         """
         transaction = session.transaction()
         if transaction is None:
-            return self.finish(session, effects, execute, source)
+            return self.finish(session, effects, execute, source, wrappable=wrappable)
         transaction.note(effects)
         try:
             return execute()
@@ -323,8 +379,50 @@ class QueryCache:
         session.ended()
         return result
 
+    def prepare(self, session: Session, gid: str) -> None:
+        """Put what a transaction has written into the outbox: whoever commits it later makes that visible.
+
+        :param gid: name under which the transaction is about to be prepared.
+        """
+        config = current()
+        transaction = session.transaction()
+        effects = Effects() if transaction is None else transaction.effects()
+        if not effects or config.on_cache_failure != "outbox" or session.aborted():
+            return
+        available = False
+        with suppress(Error):
+            available = outbox.is_there(session, config)
+        if available and outbox.put(session, self.alias, effects, config, gid):
+            emit(CacheEvent("outbox", ", ".join(map(str, effects.tags()))))
+
+    def between(self, session: Session, *, begins: bool = False) -> None:
+        """Use a moment between two transactions to read the outbox, if that is due; never raises.
+
+        :param begins: whether a transaction is about to begin.
+        """
+        self._draining.between(session, current(), begins=begins)
+
+    def drain(self, session: Session) -> int | None:
+        """Deliver what the outbox holds.
+
+        :returns: how many rows were delivered; ``None`` if the database has no outbox.
+        :raises django.db.Error: the database does not answer.
+        :raises StoreAway: the cache does not answer.
+        """
+        config = current()
+        session.connection.ensure_connection()
+        if not outbox.is_there(session, config):
+            return None
+        return self._draining.drain(session, config)
+
     def finish(
-        self, session: Session, effects: Effects, execute: Callable[[], Result], source: str
+        self,
+        session: Session,
+        effects: Effects,
+        execute: Callable[[], Result],
+        source: str,
+        *,
+        wrappable: bool = False,
     ) -> Result:
         """Run what commits ``effects``, with MARK before and DONE after it."""
         if not effects:
@@ -338,12 +436,14 @@ class QueryCache:
             finally:
                 if put_off.closed:
                     self.invalidate(session, effects, source)
-        attempt = _Attempt(session, execute)
-        self.guard.commit(write_keys(session.namespace(config), session, effects, config), attempt)
+        attempt = Attempt(session, execute, effects, self.alias, config, wrappable=wrappable)
+        keys = write_keys(session.namespace(config), session, effects, config)
+        self.guard.commit(keys, attempt, attempt.unmarked)
         if attempt.error is not None:
             error, attempt.error = attempt.error, None
             raise error
-        self.announce(session, effects, source)
+        if not attempt.wrapped:
+            self.announce(session, effects, source)
         result: Result = attempt.result
         return result
 
@@ -365,9 +465,31 @@ class QueryCache:
         try:
             self.guard.run(protocol.bump(keys, draw))
         except StoreAway:
-            self.guard.remember(keys)
+            self._keep_for_later(session, effects, keys, config)
         if announced:
             self.announce(session, effects, source)
+
+    def _keep_for_later(self, session: Session, effects: Effects, keys: WriteKeys, config: Config) -> None:
+        """Remember what is committed already and could not be delivered."""
+        if config.on_cache_failure == "ignore":
+            return
+        self.guard.remember(keys)
+        if config.on_cache_failure != "outbox" or session.connection.connection is None:
+            return
+        with suppress(Error):
+            stored = between_transactions(session) and outbox.is_there(session, config)
+            if stored and outbox.put(session, self.alias, effects, config):
+                emit(CacheEvent("outbox", ", ".join(map(str, effects.tags()))))
+
+    def _deliver(self, session: Session, effects: Effects, config: Config) -> None:
+        """End what a row of the outbox says.
+
+        :raises StoreAway: the cache does not answer.
+        """
+        space = session.namespace(config)
+        self.guard.deliver()
+        self.guard.tell(protocol.bump(write_keys(space, session, effects, config), draw))
+        registry.note(self, space, effects)
 
     # Facts that are kept beside results.
 
@@ -388,24 +510,6 @@ class QueryCache:
         entry = Entry(epoch, 0, encode(fact))
         with suppress(StoreAway):
             self.guard.run(protocol.fill(key, seal(key.encode(), self._secret, entry)))
-
-
-class _Attempt:
-    """A commit that is tried once, whose error is kept until the cache has been told."""
-
-    def __init__(self, session: Session, execute: Callable[[], Any]) -> None:
-        self._session = session
-        self._execute = execute
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    def __call__(self) -> Committed:
-        try:
-            self.result = self._execute()
-        except BaseException as error:  # noqa: BLE001 - raised again as soon as the cache knows
-            self.error = error
-            return Committed.NO if self._session.commit_failed_for_sure() else Committed.UNKNOWN
-        return Committed.UNKNOWN if self._session.answers_later() else Committed.YES
 
 
 def _decision(answer: Answer) -> Decision:

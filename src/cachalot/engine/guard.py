@@ -3,7 +3,9 @@
 Reads and writes of the user never fail because of the cache, and a server that does not answer costs one
 time-out, not one per query: after an error nothing is asked of the cache for a while (a circuit breaker;
 Nygard, Release It!, 2007). Reads go to the database meanwhile. Invalidations that could not be delivered are
-remembered here, and nothing is served again by this process before they have been delivered.
+remembered here, and nothing is served again by this process before they have been delivered. What outlives
+the process is the business of ``attempt`` and ``outbox``: they are asked before a commit of which the cache
+does not know.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from weakref import WeakSet
 from cachalot.core import protocol
 from cachalot.core.keys import draw
 from cachalot.core.protocol import WriteKeys
-from cachalot.core.steps import Add, Committed, GetMany, Lifetime, SetMany, StoreStep
+from cachalot.core.steps import Add, Committed, Create, Done, GetMany, Lifetime, Mark, SetMany, StoreStep
 from cachalot.observe.events import CacheEvent, emit
 from cachalot.stores.base import Store, StoreAway, StoreRefused
 
@@ -63,6 +65,7 @@ class Guard:
 
     :param store: the store.
     :param now: a clock that only goes forward, in seconds.
+    :ivar outages: how often the store has gone away.
     """
 
     def __init__(self, store: Store, now: Callable[[], float] = time.monotonic) -> None:
@@ -74,6 +77,8 @@ class Guard:
         self._undelivered: dict[str, _Late] = {}
         self._unmarked = 0
         self._trying = False
+        self.outages = 0
+        self.tier = store.tier
         _guards.add(self)
 
     def renew_lock(self) -> None:
@@ -95,18 +100,26 @@ class Guard:
             late.holds.update(keys.holds)
             late.uncertain |= uncertain
 
-    def commit(self, keys: WriteKeys, execute: Callable[[], Committed]) -> None:
+    def commit(
+        self,
+        keys: WriteKeys,
+        execute: Callable[[], Committed],
+        unmarked: Callable[[], bool] | None = None,
+    ) -> None:
         """Carry out the whole of ``protocol.commit``; the cache cannot make it fail.
 
         :param keys: the keys of what is written.
         :param execute: commits on the database and says what is known about it; must not raise.
+        :param unmarked: called before ``execute`` when the cache could not be told; says whether this process
+            is to remember ``keys``.
+        :raises Exception: what ``unmarked`` raises; then nothing is committed.
         """
         steps = protocol.commit(keys, draw)
         try:
             self.deliver()
             answer = self.ask(next(steps))  # type: ignore[arg-type]  # the first step is the MARK
         except StoreAway:
-            self._commit_unmarked(keys, execute)
+            self._commit_unmarked(keys, execute, unmarked)
             return
         steps.send(answer)
         try:
@@ -114,7 +127,7 @@ class Guard:
         except StoreAway:
             self.remember(keys)
 
-    def _finish(self, steps: Generator[Any, Any, bool], outcome: Committed) -> None:
+    def _finish(self, steps: Generator[Any, Any, None], outcome: Committed) -> None:
         """Carry out the DONE of a commit."""
         try:
             step = steps.send(outcome)
@@ -123,13 +136,17 @@ class Guard:
         except StopIteration:
             return
 
-    def _commit_unmarked(self, keys: WriteKeys, execute: Callable[[], Committed]) -> None:
+    def _commit_unmarked(
+        self, keys: WriteKeys, execute: Callable[[], Committed], unmarked: Callable[[], bool] | None
+    ) -> None:
         """Commit although the cache could not be told before; this process serves nothing meanwhile."""
         with self._lock:
             self._unmarked += 1
         try:
+            remembered = unmarked is None or unmarked()
             uncertain = execute() is Committed.UNKNOWN
-            self.remember(keys, uncertain=uncertain)
+            if remembered:
+                self.remember(keys, uncertain=uncertain)
         finally:
             with self._lock:
                 self._unmarked -= 1
@@ -197,19 +214,31 @@ class Guard:
                 self.ask(GetMany((clock_key,)))
                 keys = WriteKeys(tuple(late.tags), clock_key, tuple(late.holds))
                 # What may still be committed is marked, as it would have been; the lease does the rest.
-                self._ask_all((protocol.mark if late.uncertain else protocol.bump)(keys, draw))
+                self.tell((protocol.mark if late.uncertain else protocol.bump)(keys, draw))
                 del self._undelivered[clock_key]
 
-    def _ask_all(self, steps: Generator[Any, Any, bool]) -> None:
+    def tell(self, steps: Generator[Any, Any, Any]) -> None:
+        """Carry out steps whose answers do not matter, also while a commit is in flight.
+
+        :raises StoreAway: the cache does not answer, or is left alone after an error.
+        """
         for step in steps:
             self.ask(step)
 
     def _carry_out(self, step: StoreStep) -> Any:
+        store = self._store
         if isinstance(step, GetMany):
-            return self._store.get_many(step.keys)
+            return store.get_many(step.keys)
         if isinstance(step, Add):
-            return self._store.add(step.key, step.value, step.lifetime)
-        self._store.set_many(step.values, step.lifetime)
+            return store.add(step.key, step.value, step.lifetime)
+        if isinstance(step, Create):
+            return store.create(step)
+        if isinstance(step, SetMany):
+            store.set_many(step.values, step.lifetime)
+        elif isinstance(step, Mark):
+            store.mark(step)
+        elif isinstance(step, Done):
+            store.done(step)
         return True
 
     def _answers(self) -> bool:
@@ -233,6 +262,7 @@ class Guard:
     def _open(self, error: StoreAway) -> None:
         with self._lock:
             first = not self._pause
+            self.outages += first
             if first or self._trying:
                 self._trying = False
                 self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)

@@ -12,7 +12,7 @@ import os
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from django.db.backends.signals import connection_created
 
@@ -85,7 +85,8 @@ class Session:
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        self.connection = connection
+        # The session hangs on the connection: a reference back would leave both to the garbage collector.
+        self._connection = ref(connection)
         self.work = Work()
         self.initialising = False
         self.manual = False
@@ -93,6 +94,17 @@ class Session:
         self.settings = SessionContext()
         self._driver: Any = None
         self._begin_anew()
+
+    @property
+    def connection(self) -> BaseDatabaseWrapper:
+        """Return the Django database connection on which this session hangs.
+
+        :raises ReferenceError: it is gone.
+        """
+        connection = self._connection()
+        if connection is None:
+            raise ReferenceError("the connection is gone")
+        return connection
 
     def _begin_anew(self) -> None:
         """Forget everything that belonged to the last connection of the driver."""

@@ -112,19 +112,20 @@ class Transaction:
             self._drop_all()
         for table in effects.tables:
             for key in self._by_table.pop(table, ()):
-                self._drop(key)
+                self.drop(key)
 
     def keep(self, key: bytes, result: LocalResult) -> None:
         """Keep a result for this transaction, within bounds."""
-        self._drop(key)
+        self.drop(key)
         self.local[key] = result
         self._bytes += len(result.payload) + OVERHEAD_BYTES
         for tag in result.tags:
             self._by_table[tag.table].add(key)
         while self._bytes > MAX_LOCAL_BYTES:
-            self._drop(next(iter(self.local)))
+            self.drop(next(iter(self.local)))
 
-    def _drop(self, key: bytes) -> None:
+    def drop(self, key: bytes) -> None:
+        """Forget one own result, if there is such a one."""
         result = self.local.pop(key, None)
         if result is None:
             return

@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from typing import Any
 
-from cachalot.observe.events import Event, ReadEvent, WriteEvent, subscribe
+from cachalot.observe.events import AuditEvent, Event, ReadEvent, WriteEvent, subscribe
 
 _lock = threading.Lock()
 _outcomes: Counter[str] = Counter()
@@ -21,10 +21,14 @@ def count(event: Event) -> None:
             _outcomes[event.decision.outcome.value] += 1
             if event.decision.reason is not None:
                 _reasons[event.decision.reason.name.lower()] += 1
+            if event.audited:
+                _others["audits"] += 1
         elif isinstance(event, WriteEvent):
             _others["invalidations"] += 1
+        elif isinstance(event, AuditEvent):
+            _others["audit_failures"] += 1
         else:
-            _others[f"cache_{event.kind}"] += 1
+            _others[f"cache_{event.kind}"] += event.number
 
 
 def snapshot() -> dict[str, Any]:

@@ -30,6 +30,7 @@ class ReadEvent:
     :param tables: names of the tables it depends on, as far as known.
     :param seconds: wall time of the whole read.
     :param saved: wall seconds that the database took when the entry was made, for a hit; else 0.
+    :param audited: whether a result was found and the database was asked for it all the same, to compare.
     """
 
     decision: Decision
@@ -38,6 +39,7 @@ class ReadEvent:
     tables: frozenset[str]
     seconds: float
     saved: float = 0.0
+    audited: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,17 +60,37 @@ class WriteEvent:
 
 @dataclass(frozen=True)
 class CacheEvent:
-    """The cache server went away, came back, or refused a value.
+    """The cache server went away, came back, or refused a value; or a row went to or left the outbox.
 
-    :param kind: ``"away"``, ``"back"``, ``"refused"`` or ``"undecodable"``.
+    :param kind: ``"away"``, ``"back"``, ``"refused"``, ``"undecodable"``, ``"outbox"`` or ``"drained"``.
     :param detail: a sentence for the log.
+    :param number: how many rows.
     """
 
     kind: str
     detail: str
+    number: int = 1
 
 
-Event = ReadEvent | WriteEvent | CacheEvent
+@dataclass(frozen=True)
+class AuditEvent:
+    """An audited hit differed from the database although no write was announced.
+
+    :param alias: database alias.
+    :param sql: text of the statement, placeholders in place.
+    :param tables: names of the tables it depends on.
+    :param tags: what would have ended the result, as text.
+    :param difference: a sentence for the log, without values.
+    """
+
+    alias: str
+    sql: str
+    tables: frozenset[str]
+    tags: tuple[str, ...]
+    difference: str
+
+
+Event = ReadEvent | WriteEvent | CacheEvent | AuditEvent
 Listener = Callable[[Event], None]
 
 _listeners: tuple[Listener, ...] = ()

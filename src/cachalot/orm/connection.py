@@ -9,8 +9,9 @@ the BEGIN of SQLite are statements, and ``cursors`` sees them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any
+from weakref import WeakMethod
 
 from cachalot.conf import current
 from cachalot.engine.caches import query_cache
@@ -48,7 +49,7 @@ def attach(connection: BaseDatabaseWrapper) -> None:
     _replace(connection, "make_cursor", _making_cursor)
     _replace(connection, "make_debug_cursor", _making_cursor)
     _replace(connection, "copy", _copying)
-    original = connection.ops.compiler
+    original = _weak(connection.ops.compiler)
     connection.ops.__dict__["compiler"] = lambda name: traced_class(original(name))
     connection.execute_wrappers.insert(0, StatementWrapper(session))
 
@@ -78,7 +79,30 @@ def _replace(connection: BaseDatabaseWrapper, name: str, make: Callable[[Origina
     """Put ``make(original)`` in the place of a method of one connection."""
     original = getattr(connection, name)
     connection.__dict__[ORIGINALS][name] = connection.__dict__.get(name, _ABSENT)
-    connection.__dict__[name] = wraps(original)(make(original))
+    connection.__dict__[name] = _like(original, make(_weak(original)))
+
+
+def _weak(method: Original) -> Original:
+    """Return a callable that does not keep the object of a method alive, on which it is going to hang."""
+    try:
+        reference = WeakMethod(method)
+    except TypeError:
+        return method  # somebody has put a function there
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        alive = reference()
+        if alive is None:
+            raise ReferenceError("the connection is gone")
+        return alive(*args, **kwargs)
+
+    return _like(method, call)
+
+
+def _like(method: Original, function: Original) -> Original:
+    """Let a function look like a method, without keeping that method."""
+    update_wrapper(function, method)
+    del function.__wrapped__  # type: ignore[attr-defined]
+    return function
 
 
 def _committing(session: Session) -> Callable[[Original], Original]:
@@ -88,6 +112,7 @@ def _committing(session: Session) -> Callable[[Original], Original]:
             if cache is None:
                 return original()
             result = cache.commit(session, original)
+            cache.between(session)
             if session.manual:
                 announce(session)
             return result
@@ -102,6 +127,9 @@ def _rolling_back(session: Session) -> Callable[[Original], Original]:
         def _rollback() -> Any:
             result = original()
             session.rolled_back()
+            cache = query_cache(current().cache)
+            if cache is not None:
+                cache.between(session)
             return result
 
         return _rollback
@@ -126,6 +154,8 @@ def _setting_autocommit(session: Session) -> Callable[[Original], Original]:
 def _setting_mode(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
         def set_autocommit(autocommit: bool, *args: Any, **kwargs: Any) -> Any:
+            if not autocommit and session.connection.autocommit:
+                _before_transaction(session)
             forced = bool(args and args[0]) or kwargs.get(
                 "force_begin_transaction_with_broken_autocommit", False
             )
@@ -138,6 +168,12 @@ def _setting_mode(session: Session) -> Callable[[Original], Original]:
         return set_autocommit
 
     return make
+
+
+def _before_transaction(session: Session) -> None:
+    cache = query_cache(current().cache)
+    if cache is not None:
+        cache.between(session, begins=True)
 
 
 def _running_hooks(session: Session) -> Callable[[Original], Original]:

@@ -45,7 +45,7 @@ class StatementWrapper:
             pin(session)
             return result
         text = text_of(sql, context)
-        return run_raw(session, text, lambda: execute(sql, params, many, context), params)
+        return run_raw(session, text, lambda: execute(sql, params, many, context), params, once=not many)
 
 
 def text_of(sql: Any, context: Any) -> str | None:

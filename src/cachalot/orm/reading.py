@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.reads import read_params, read_text
 from cachalot.conf import Config, current
-from cachalot.core.decisions import Decision, Reason
+from cachalot.core.decisions import Decision, Outcome, Reason
 from cachalot.core.keys import digest
 from cachalot.core.tags import dependencies
-from cachalot.engine import scopes
+from cachalot.engine import scopes, stampede
 from cachalot.engine.cache import Lookup, Query, QueryCache
 from cachalot.engine.caches import query_cache
 from cachalot.observe.events import ReadEvent, emit, wanted
-from cachalot.orm import results
+from cachalot.orm import auditing, results
 from cachalot.orm.relations import tables_behind
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from cachalot.engine.session import Session
 
@@ -67,8 +67,11 @@ def refusal_before_compiling(session: Session, query: Any, *, chunked: bool) -> 
     connection = session.connection
     if not config.caches_database(connection.alias, connection.vendor, connection.settings_dict["ENGINE"]):
         return Decision.bypass(Reason.DATABASE, connection.alias)
-    if query_cache(config.cache) is None:
+    cache = query_cache(config.cache)
+    if cache is None:
         return Decision.bypass(Reason.CACHE_UNFIT, config.cache)
+    if cache.switch.is_off():
+        return Decision.bypass(Reason.SWITCHED_OFF)
     if query.explain_info:
         return Decision.bypass(Reason.EXPLAIN)
     if query.select_for_update:
@@ -128,10 +131,47 @@ def answer(session: Session, request: Request) -> Any:
         finally:
             report(session, query, request.sql, _NO_TABLES, request.started)
     lookup = _refreshed(cache.look(session, query, config))
-    if lookup.frames is None:
+    if lookup.frames is not None:
+        return _served(session, cache, request, query, lookup)
+    ticket = lookup.ticket
+    alone = ticket is None or not ticket.shared or ticket.transaction is not None or request.chunked
+    if alone or lookup.decision.outcome is not Outcome.MISS:
         return _run_and_keep(session, cache, request, query, lookup)
+    return _run_in_turn(session, cache, request, query, lookup)
+
+
+def _served(session: Session, cache: QueryCache, request: Request, query: Query, lookup: Lookup) -> Any:
+    """Hand a hit on; some are audited before."""
+    config = current()
+    if auditing.due(session, request, query, lookup.ticket, config):
+        decision, frames = auditing.audit(session, cache, request, query, lookup, config)
+        report(session, decision, request.sql, query.tables(), request.started, audited=True)
+        return _handed_on(frames, request)
     report(session, lookup.decision, request.sql, query.tables(), request.started, lookup.saved)
-    return _handed_on(lookup.frames, request)
+    return _handed_on(lookup.frames or [], request)
+
+
+def _run_in_turn(session: Session, cache: QueryCache, request: Request, query: Query, lookup: Lookup) -> Any:
+    """Run a query, unless somebody else is about to have its result."""
+    config = current()
+    key = session.namespace(config).entry(query.name)
+
+    def look() -> Lookup:
+        return cache.look(session, query, config)
+
+    for _ in range(stampede.ATTEMPTS):
+        with stampede.turn((cache.alias, key)) as (turn, mine):
+            if mine:
+                lookup = stampede.after_other_processes(cache.guard, key, lookup, look, config.fill_lease)
+                if lookup.frames is None:
+                    return _run_and_keep(session, cache, request, query, lookup, turn)
+        if not mine:
+            lookup = look()
+        if lookup.frames is not None:
+            return _served(session, cache, request, query, lookup)
+        if not turn.kept:
+            break
+    return _run_and_keep(session, cache, request, query, lookup)
 
 
 def _refreshed(lookup: Lookup) -> Lookup:
@@ -141,13 +181,20 @@ def _refreshed(lookup: Lookup) -> Lookup:
     return Lookup(Decision.bypass(Reason.DISABLED, "refreshing"), ticket=lookup.ticket)
 
 
-def _handed_on(frames: list[Any], request: Request) -> Any:
+def _handed_on(frames: Iterable[Any], request: Request) -> Any:
     if request.single:
-        return frames[0][0]
-    return iter(frames) if request.chunked else frames
+        return next(iter(frames))[0]
+    return iter(frames) if request.chunked else list(frames)
 
 
-def _run_and_keep(session: Session, cache: QueryCache, request: Request, query: Query, lookup: Lookup) -> Any:
+def _run_and_keep(
+    session: Session,
+    cache: QueryCache,
+    request: Request,
+    query: Query,
+    lookup: Lookup,
+    turn: stampede.Turn | None = None,
+) -> Any:
     config, ticket = current(), lookup.ticket
     asked = time.perf_counter()
     rows = request.run()
@@ -159,6 +206,8 @@ def _run_and_keep(session: Session, cache: QueryCache, request: Request, query: 
         return None if kept or not ticket.shared else Reason.SERVER_REFUSED
 
     def tell(reason: Reason | None) -> None:
+        if turn is not None:
+            turn.kept = reason is None
         decision = lookup.decision if reason is None else Decision.miss(reason)
         report(session, decision, request.sql, query.tables(), request.started)
 
@@ -180,8 +229,10 @@ def report(
     tables: frozenset[str],
     started: float,
     saved: float = 0.0,
+    *,
+    audited: bool = False,
 ) -> None:
     """Tell those who listen about a read."""
     if wanted():
         seconds = time.perf_counter() - started
-        emit(ReadEvent(decision, session.connection.alias, sql, tables, seconds, saved))
+        emit(ReadEvent(decision, session.connection.alias, sql, tables, seconds, saved, audited))

@@ -30,6 +30,9 @@ _DEFINES = frozenset({"CREATE", "ALTER", "DROP", "RENAME"})
 _COMMITS_FIRST = frozenset({Kind.UNKNOWN, Kind.BEGIN, Kind.CONTEXT})
 """Kinds among which are the statements that end a transaction of MySQL by themselves (manual, 13.3.3)."""
 
+_ROWS = frozenset({"DELETE", "INSERT", "MERGE", "REPLACE", "UPDATE", "WITH"})
+"""Verbs of statements that change rows and nothing else; TRUNCATE ends a transaction of MySQL."""
+
 _RUNS_CODE = frozenset({"CALL", "DO", "EXECUTE"})
 _CALLED = re.compile(r"""\s*CALL\s+(?:["`]?\w+["`]?\.)*["`]?(\w+)""", re.IGNORECASE)
 _LEVELS = frozenset({"default_transaction_isolation", "transaction_isolation", "tx_isolation"})
@@ -68,7 +71,13 @@ def judge(session: Session, sql: str | None) -> Judged:
 
 
 def run_raw(
-    session: Session, sql: str | None, execute: Execute, params: Any = None, judged: Judged | None = None
+    session: Session,
+    sql: str | None,
+    execute: Execute,
+    params: Any = None,
+    judged: Judged | None = None,
+    *,
+    once: bool = False,
 ) -> Any:
     """Run a raw statement.
 
@@ -76,6 +85,7 @@ def run_raw(
     :param execute: runs it.
     :param params: its parameters, for settings of the session.
     :param judged: what it does, where that had to be found out before it began.
+    :param once: whether it is sent once, and has ended when ``execute`` returns.
     """
     started = time.perf_counter()
     text = sql or ""
@@ -88,7 +98,7 @@ def run_raw(
         _after(session, judged, text, params, outside=False)
         return result
     try:
-        result = _run(session, cache, judged, text, execute, params)
+        result = _run(session, cache, judged, text, execute, params, once=once)
     finally:
         if session.transaction() is None:
             announce(session)
@@ -105,9 +115,13 @@ def _run(
     sql: str,
     execute: Execute,
     params: Any,
+    *,
+    once: bool,
 ) -> Any:
     statements, effects, _calls = judged
     single = statements[0] if len(statements) == 1 else None
+    if single is not None and _prepares(session, single):
+        cache.prepare(session, single.name)
     if single is not None and (single.kind in _EDGES or session.begun_by(single)):
         return _run_edge(session, cache, single, execute, fixes=_fixes(sql))
     if session.connection.vendor == "mysql" and any(_commits(one) for one in statements):
@@ -115,7 +129,11 @@ def _run(
     if any(one.kind in _EDGES or session.begun_by(one) for one in statements):
         return _run_mixed(session, cache, statements, effects, execute)
     outside = session.outside()
-    result = _run_write(session, cache, statements, effects, execute) if effects else execute()
+    if effects:
+        wrappable = once and single is not None and _wrappable(session, single, sql)
+        result = _run_write(session, cache, statements, effects, execute, wrappable=wrappable)
+    else:
+        result = execute()
     _after(session, judged, sql, params, outside=outside)
     return result
 
@@ -184,8 +202,29 @@ def pin(session: Session) -> None:
         transaction.pinned = True
 
 
+def _prepares(session: Session, statement: Statement) -> bool:
+    """Return whether a statement is the last before which a transaction can write and then be prepared."""
+    if session.connection.vendor == "mysql":
+        # Between XA END and XA PREPARE nothing can be written any more (manual, XA Transaction States).
+        return statement.verb == "XA" and statement.kind is Kind.HARMLESS
+    return statement.kind is Kind.PREPARE_TRANSACTION
+
+
+def _wrappable(session: Session, statement: Statement, sql: str) -> bool:
+    """Return whether a statement that commits by itself does the same inside a transaction of its own."""
+    if session.connection.vendor == "sqlite" and "RETURNING" in sql.upper():
+        return False  # it is under way until its last row is fetched, and the COMMIT would fail
+    return statement.kind is Kind.WRITE and statement.verb in _ROWS
+
+
 def _run_write(
-    session: Session, cache: QueryCache, statements: tuple[Statement, ...], effects: Effects, execute: Execute
+    session: Session,
+    cache: QueryCache,
+    statements: tuple[Statement, ...],
+    effects: Effects,
+    execute: Execute,
+    *,
+    wrappable: bool,
 ) -> Any:
     transaction = session.transaction()
     ends = session.connection.vendor == "mysql" and any(one.kind in _COMMITS_FIRST for one in statements)
@@ -193,7 +232,7 @@ def _run_write(
         # It may have committed what came before; and if it has not, that is still to be committed.
         transaction.note(effects)
         return cache.finish(session, transaction.effects(), execute, "raw")
-    return cache.write(session, effects, execute, "raw")
+    return cache.write(session, effects, execute, "raw", wrappable=wrappable)
 
 
 def _commits(statement: Statement) -> bool:
@@ -221,6 +260,8 @@ def _run_edge(
     session: Session, cache: QueryCache, statement: Statement, execute: Execute, *, fixes: bool
 ) -> Any:
     """Run BEGIN, COMMIT, ROLLBACK or PREPARE TRANSACTION sent as a statement."""
+    if statement.kind is Kind.BEGIN and session.transaction() is None:
+        cache.between(session)
     if statement.kind is Kind.COMMIT or session.begun_by(statement):
         result = cache.commit(session, execute)
     elif statement.kind is Kind.BEGIN and session.connection.vendor == "mysql":

@@ -35,7 +35,7 @@ def run(session: Session, cache: QueryCache, effects: Effects, execute: Callable
 
     surprises, session.work.surprises = session.work.surprises, NOTHING
     try:
-        return cache.write(session, effects, expected, "orm")
+        return cache.write(session, effects, expected, "orm", wrappable=True)
     finally:
         found, session.work.surprises = session.work.surprises, surprises
         _add(session, cache, Effects(found.tables - effects.tables, found.everything))

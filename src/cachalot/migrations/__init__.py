@@ -1,0 +1,1 @@
+"""The tables of cachalot itself: one, the outbox."""
