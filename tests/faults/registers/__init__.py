@@ -1,0 +1,1 @@
+"""An app with tables for processes that are killed."""
