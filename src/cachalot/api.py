@@ -21,8 +21,8 @@ from cachalot.conf import current
 from cachalot.core.tags import EPOCH, NOTHING, Effects, Tag, any_of
 from cachalot.engine import registry, scopes
 from cachalot.engine.attempt import CacheUnavailableError
-from cachalot.engine.cache import QueryCache, tag_key
 from cachalot.engine.caches import query_cache
+from cachalot.engine.tagkeys import tag_key
 from cachalot.observe import counters
 from cachalot.orm.connection import attach, session_of
 from cachalot.orm.explaining import explain_query
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from cachalot.core.decisions import Decision
+    from cachalot.engine.cache import QueryCache
 
 __all__ = [
     "CacheUnavailableError",

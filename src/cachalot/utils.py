@@ -11,8 +11,8 @@ from cachalot.analysis.rawsql import canonical_table
 from cachalot.conf import current
 from cachalot.core.decisions import Decision
 from cachalot.core.tags import any_of
-from cachalot.engine.cache import tag_key
 from cachalot.engine.caches import query_cache
+from cachalot.engine.tagkeys import tag_key
 from cachalot.orm import reading
 from cachalot.orm.connection import attach, session_of
 from cachalot.orm.explaining import compile_request

@@ -11,7 +11,7 @@ import pytest
 from cachalot.core.decisions import Decision, Reason
 from cachalot.core.steps import Add, Lifetime
 from cachalot.engine import stampede
-from cachalot.engine.cache import Lookup
+from cachalot.engine.lookups import Lookup
 from cachalot.stores.base import StoreAway
 
 KEY = ("default", "entry")

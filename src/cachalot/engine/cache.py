@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import Error
@@ -21,12 +20,14 @@ from cachalot.core.envelope import STAMP_SIZE, BadEnvelope, Entry, open_sealed, 
 from cachalot.core.keys import Namespace, draw
 from cachalot.core.protocol import Answer, Found, Keys, WriteKeys
 from cachalot.core.steps import GetMany
-from cachalot.core.tags import Effects, Tag
+from cachalot.core.tags import Effects
 from cachalot.engine import outbox, registry, scopes
 from cachalot.engine.attempt import Attempt
 from cachalot.engine.draining import Draining, NotReadError, between_transactions
 from cachalot.engine.isolation import Level
+from cachalot.engine.lookups import Lookup, Query, Ticket, decision_of, own_result, ticket_for
 from cachalot.engine.switch import Switch
+from cachalot.engine.tagkeys import tag_keys, write_keys
 from cachalot.engine.transaction import LocalResult, Transaction
 from cachalot.observe.events import CacheEvent, WriteEvent, emit
 from cachalot.stores.base import StoreAway
@@ -38,82 +39,6 @@ if TYPE_CHECKING:
     from cachalot.engine.session import Session
 
 Result = TypeVar("Result")
-
-_REASONS = {
-    Found.NEW: Reason.NEW,
-    Found.CHANGED: Reason.CHANGED,
-    Found.UNDECODABLE: Reason.UNDECODABLE,
-    Found.RACED: Reason.RACED,
-    Found.DARK: Reason.DARK,
-    Found.SNAPSHOT: Reason.SNAPSHOT,
-    Found.LAGGING: Reason.REPLICA_LAG,
-}
-_BYPASSES = frozenset({Found.DARK, Found.SNAPSHOT, Found.LAGGING})
-
-
-@dataclass(frozen=True)
-class Query:
-    """A read that may be cached.
-
-    :param digest: 16 bytes that stand for statement, parameters, context and shape of the result.
-    :param name: the digest as it is written in the key.
-    :param tags: what it depends on.
-    :param context: what of the session is in the digest, to see whether running the query has changed it.
-    :param replica: whether it runs on a replica.
-    """
-
-    digest: bytes
-    name: str
-    tags: tuple[Tag, ...]
-    context: bytes
-    replica: bool = False
-
-    def tables(self) -> frozenset[str]:
-        """Return the canonical names of the tables it depends on."""
-        return frozenset(tag.table for tag in self.tags if tag.table)
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """The right to keep the rows of a query.
-
-    :param stamp: the tokens that were read before the query; ``None`` inside a snapshot that is no longer the
-        newest.
-    :param shared: whether everybody may see them, or this transaction alone.
-    :param transaction: in which the query runs.
-    :param serial: of the transaction before the query.
-    """
-
-    query: Query
-    stamp: bytes | None
-    shared: bool
-    transaction: Transaction | None
-    serial: int
-
-
-def _ticket(query: Query, stamp: bytes | None, transaction: Transaction | None, *, shared: bool) -> Ticket:
-    return Ticket(query, stamp, shared, transaction, 0 if transaction is None else transaction.serial)
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """What is to be done about a read.
-
-    :param decision: hit, miss or bypass.
-    :param frames: the decoded rows, for a hit.
-    :param saved: seconds the database took when the entry was made, also if that is no longer valid.
-    :param ticket: the right to keep the rows, if there is one.
-    """
-
-    decision: Decision
-    frames: list[Any] | None = None
-    saved: float = 0.0
-    ticket: Ticket | None = None
-
-
-def _own(result: LocalResult, ticket: Ticket) -> Lookup:
-    decision = Decision.hit("own result of the transaction")
-    return Lookup(decision, decode_all(result.payload), ticket=ticket)
 
 
 class QueryCache:
@@ -170,7 +95,7 @@ class QueryCache:
     ) -> Lookup:
         answer = self._ask(session, query, config)
         publish = transaction is None or not transaction.written()
-        return self._lookup(query, answer, _ticket(query, answer.stamp, transaction, shared=publish))
+        return self._lookup(query, answer, ticket_for(query, answer.stamp, transaction, shared=publish))
 
     def _look_inside(
         self, session: Session, query: Query, config: Config, transaction: Transaction
@@ -190,10 +115,10 @@ class QueryCache:
         decision = Decision.bypass(Reason.UNCOMMITTED)
         if answer.stamp is None:
             return Lookup(decision)
-        mine = _ticket(query, answer.stamp, transaction, shared=False)
+        mine = ticket_for(query, answer.stamp, transaction, shared=False)
         own = transaction.local.get(query.digest)
         if own is not None and own.stamp == answer.stamp:
-            return _own(own, mine)
+            return own_result(own, mine)
         return Lookup(decision, ticket=mine)
 
     def _look_in_snapshot(
@@ -201,10 +126,10 @@ class QueryCache:
     ) -> Lookup:
         if not session.level_is_certain():
             return Lookup(Decision.bypass(Reason.SNAPSHOT, "its isolation level was changed by hand"))
-        mine = _ticket(query, None, transaction, shared=False)
+        mine = ticket_for(query, None, transaction, shared=False)
         own = transaction.local.get(query.digest)
         if own is not None:
-            return _own(own, mine)
+            return own_result(own, mine)
         if transaction.written().touches(query.tags):
             return Lookup(Decision.bypass(Reason.UNCOMMITTED), ticket=mine)
         if level is Level.SERIALIZABLE:
@@ -214,13 +139,13 @@ class QueryCache:
             return Lookup(Decision.bypass(Reason.SNAPSHOT), ticket=mine)
         answer = self._ask(session, query, config, clock=transaction.clock)
         if answer.stamp is None:
-            return Lookup(_decision(answer), ticket=mine)
+            return Lookup(decision_of(answer), ticket=mine)
         if answer.found is Found.HIT and not transaction.pinned:
             # The database must choose the snapshot by a statement of its own, or it could not see later that
             # a row we served was changed by somebody else before this transaction writes it.
             return Lookup(Decision.bypass(Reason.SNAPSHOT, "the first read of the transaction"), ticket=mine)
         publish = not transaction.written()
-        return self._lookup(query, answer, _ticket(query, answer.stamp, transaction, shared=publish))
+        return self._lookup(query, answer, ticket_for(query, answer.stamp, transaction, shared=publish))
 
     def before_statement(self, session: Session, config: Config) -> None:
         """Read the clock before the first statement of a snapshot."""
@@ -265,7 +190,7 @@ class QueryCache:
             if answer.found is Found.UNDECODABLE:
                 emit(CacheEvent("undecodable", query.name))
             saved = 0.0 if answer.entry is None else answer.entry.saved_us / 1e6
-            return Lookup(_decision(answer), saved=saved, ticket=kept)
+            return Lookup(decision_of(answer), saved=saved, ticket=kept)
         try:
             frames = decode_all(answer.entry.payload)
         except DecodeError as error:
@@ -510,28 +435,3 @@ class QueryCache:
         entry = Entry(epoch, 0, encode(fact))
         with suppress(StoreAway):
             self.guard.run(protocol.fill(key, seal(key.encode(), self._secret, entry)))
-
-
-def _decision(answer: Answer) -> Decision:
-    reason = _REASONS[answer.found] if answer.found is not Found.HIT else Reason.SNAPSHOT
-    return Decision.bypass(reason) if answer.found in _BYPASSES else Decision.miss(reason)
-
-
-def tag_key(space: Namespace, alias: str, tag: Tag, config: Config) -> str:
-    """Return the key of a tag, under the name that ``CACHALOT_TABLE_KEYGEN`` gives its table if any."""
-    if config.table_keygen is None or not tag.table:
-        return space.tag(tag)
-    return space.named_tag(str(config.table_keygen(alias, tag.table)))
-
-
-def tag_keys(space: Namespace, session: Session, tags: tuple[Tag, ...], config: Config) -> tuple[str, ...]:
-    """Return the keys of tags of the database of a session, in their order, each once."""
-    alias = session.primary_alias(config)
-    return tuple(dict.fromkeys(tag_key(space, alias, tag, config) for tag in tags))
-
-
-def write_keys(space: Namespace, session: Session, effects: Effects, config: Config) -> WriteKeys:
-    """Return the keys of everything that ``effects`` change."""
-    tags = effects.tags()
-    holds = tuple(space.hold(tag) for tag in tags) if session.has_replicas(config) else ()
-    return WriteKeys(tag_keys(space, session, tags, config), space.clock, holds)

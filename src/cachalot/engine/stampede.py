@@ -24,8 +24,8 @@ from cachalot.stores.base import StoreAway
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from cachalot.engine.cache import Lookup
     from cachalot.engine.guard import Guard
+    from cachalot.engine.lookups import Lookup
 
 LONGEST_WAIT = 30.0
 """Seconds after which the first is taken for lost."""

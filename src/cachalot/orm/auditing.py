@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator
 
     from cachalot.conf import Config
-    from cachalot.engine.cache import Lookup, Query, QueryCache, Ticket
+    from cachalot.engine.cache import QueryCache
+    from cachalot.engine.lookups import Lookup, Query, Ticket
     from cachalot.engine.session import Session
     from cachalot.orm.reading import Request
 

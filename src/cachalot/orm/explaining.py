@@ -19,7 +19,8 @@ from cachalot.stores.base import StoreAway
 if TYPE_CHECKING:
     from django.db.models import QuerySet
 
-    from cachalot.engine.cache import Query, QueryCache
+    from cachalot.engine.cache import QueryCache
+    from cachalot.engine.lookups import Query
     from cachalot.engine.session import Session
 
 

@@ -12,8 +12,8 @@ from cachalot.core.decisions import Decision, Outcome, Reason
 from cachalot.core.keys import digest
 from cachalot.core.tags import dependencies
 from cachalot.engine import scopes, stampede
-from cachalot.engine.cache import Lookup, Query, QueryCache
 from cachalot.engine.caches import query_cache
+from cachalot.engine.lookups import Lookup, Query
 from cachalot.observe.events import ReadEvent, emit, wanted
 from cachalot.orm import auditing, results
 from cachalot.orm.relations import tables_behind
@@ -22,6 +22,7 @@ from cachalot.stores.base import StoreAway
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from cachalot.engine.cache import QueryCache
     from cachalot.engine.session import Session
 
 _NO_TABLES: frozenset[str] = frozenset()

@@ -16,9 +16,9 @@ from cachalot.core import protocol
 from cachalot.core.keys import draw
 from cachalot.core.protocol import Keys
 from cachalot.core.tags import EPOCH, EVERYTHING, Effects
-from cachalot.engine.cache import tag_keys
 from cachalot.engine.caches import query_cache
 from cachalot.engine.isolation import Level
+from cachalot.engine.tagkeys import tag_keys
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:

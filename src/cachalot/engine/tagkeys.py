@@ -1,0 +1,33 @@
+"""The keys of tags, under the names that the settings give them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cachalot.core.protocol import WriteKeys
+
+if TYPE_CHECKING:
+    from cachalot.conf import Config
+    from cachalot.core.keys import Namespace
+    from cachalot.core.tags import Effects, Tag
+    from cachalot.engine.session import Session
+
+
+def tag_key(space: Namespace, alias: str, tag: Tag, config: Config) -> str:
+    """Return the key of a tag, under the name that ``CACHALOT_TABLE_KEYGEN`` gives its table if any."""
+    if config.table_keygen is None or not tag.table:
+        return space.tag(tag)
+    return space.named_tag(str(config.table_keygen(alias, tag.table)))
+
+
+def tag_keys(space: Namespace, session: Session, tags: tuple[Tag, ...], config: Config) -> tuple[str, ...]:
+    """Return the keys of tags of the database of a session, in their order, each once."""
+    alias = session.primary_alias(config)
+    return tuple(dict.fromkeys(tag_key(space, alias, tag, config) for tag in tags))
+
+
+def write_keys(space: Namespace, session: Session, effects: Effects, config: Config) -> WriteKeys:
+    """Return the keys of everything that ``effects`` change."""
+    tags = effects.tags()
+    holds = tuple(space.hold(tag) for tag in tags) if session.has_replicas(config) else ()
+    return WriteKeys(tag_keys(space, session, tags, config), space.clock, holds)
