@@ -3,7 +3,7 @@
     python -m tests.run [--pairs DATABASE:CACHE,…] [--only PATH …] [--thorough] [-- PYTEST ARGUMENT …]
 
 Prints one line per pair and last the sum over all. What pytest printed is in reports/logs/; its end is also
-shown for pairs that failed. Two pairs run at a time.
+shown for pairs that failed. Some pairs run at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "reports" / "logs" / os.environ.get("CACHALOT_TEST_LOGS", "")
-AT_A_TIME = 2
+#: One more than there are processors: tests of servers wait for most of their time.
+AT_A_TIME = (os.cpu_count() or 1) + 1
 #: How much of a failed pair's log is shown.
 SHOWN_LINES = 80
 #: pytest's exit status when it found nothing to run.
@@ -276,7 +277,7 @@ def count(report: Path, outcome: Outcome) -> None:
 
 
 def run_jobs(jobs: Sequence[Job]) -> list[Outcome]:
-    """Run them, two at a time, and print a line as each one ends."""
+    """Run them, some at a time, and print a line as each one ends."""
     waiting, running, outcomes = list(jobs), list[Job](), list[Outcome]()
     try:
         while waiting or running:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -34,9 +35,6 @@ if TYPE_CHECKING:
 ALIAS = "subject"
 THREADS = 8
 KEY = "c3:contract:{}".format
-#: Seconds. memcached counts in whole ones, and its own second may have begun before ours.
-SHORT = 1
-LATE = 2.2
 
 
 def values_of(store: Store, keys: list[str]) -> dict[str, Any]:
@@ -61,37 +59,58 @@ class StoreContract:
     :cvar backend: the entry of ``CACHES``; ``{address}`` in its location stands for that of the server.
     :cvar server: name of its server in ``tests.servers``; empty if it has none.
     :cvar largest: bytes of a value that its server refuses; 0 if it takes any.
+    :cvar short: seconds of a short life.
+    :cvar late: seconds after which a short life is over.
     """
 
     backend: ClassVar[dict[str, Any]]
     server: ClassVar[str] = ""
     largest: ClassVar[int] = 0
+    short: ClassVar[float] = 0.15
+    late: ClassVar[float] = 0.5
 
     def location(self, server: Server | None) -> str:
         """Return the ``LOCATION`` of the cache."""
         return "" if server is None else server.address
 
-    @pytest.fixture
-    def process(self) -> Iterator[Server | None]:
-        """The private server of this test, which it may stop."""
+    @contextmanager
+    def started(self) -> Iterator[Server | None]:
+        """A private server, if the cache needs one."""
         if not self.server:
             yield None
             return
         if not SERVERS[self.server].available():
             pytest.skip(f"not installed: {self.server}")
-        with SERVERS[self.server]() as started:
-            yield started
+        with SERVERS[self.server]() as server:
+            yield server
+
+    @pytest.fixture(scope="class")
+    def shared(self) -> Iterator[Server | None]:
+        """The server of all tests that leave it as it is."""
+        with self.started() as server:
+            yield server
 
     @pytest.fixture
-    def configured(self, process: Server | None, settings: Any, tmp_path: Any) -> Iterator[None]:
-        """The cache under its alias, with short lives."""
-        location = self.location(process) or str(tmp_path)
-        entry = {**self.backend, "LOCATION": location}
-        with override_settings(
-            CACHES={**settings.CACHES, ALIAS: entry}, CACHALOT_LEASE=SHORT, CACHALOT_TIMEOUT=SHORT
-        ):
+    def process(self) -> Iterator[Server | None]:
+        """The server of one test, which may stop it or change how it works."""
+        with self.started() as server:
+            yield server
+
+    @pytest.fixture
+    def configured(self, request: Any, settings: Any, tmp_path: Any) -> Iterator[None]:
+        """The cache under its alias, empty."""
+        server = request.getfixturevalue("process" if "process" in request.fixturenames else "shared")
+        entry = {**self.backend, "LOCATION": self.location(server) or str(tmp_path)}
+        with override_settings(CACHES={**settings.CACHES, ALIAS: entry}):
+            caches[ALIAS].clear()
             yield
             caches[ALIAS].close()
+
+    @contextmanager
+    def short_lives(self) -> Iterator[None]:
+        """Let leases and entries end soon."""
+        with override_settings(CACHALOT_LEASE=self.short, CACHALOT_TIMEOUT=self.short):
+            yield
 
     @pytest.fixture
     def store(self, configured: None) -> Store:
@@ -228,12 +247,14 @@ class StoreContract:
         """Each intent has a lease of its own: those who come later do not keep a dead one alive."""
         if store.tier is not Tier.INTENTS:
             pytest.skip("it keeps one mark for all writers")
-        store.mark(Mark((ONE,), "dead"))
-        ended = time.monotonic() + LATE
+        with self.short_lives():
+            store.mark(Mark((ONE,), "dead"))
+        ended = time.monotonic() + self.late
         while time.monotonic() < ended:
-            store.mark(Mark((ONE,), "alive"))
-            store.done(done("alive", ONE))
-            time.sleep(SHORT / 10)
+            with override_settings(CACHALOT_LEASE=30):
+                store.mark(Mark((ONE,), "alive"))
+                store.done(done("alive", ONE))
+            time.sleep(self.short / 10)
         assert self.dark(store, ONE) == [False]
 
     def test_foreign_value_in_the_place_of_a_token(self, store: Store) -> None:
@@ -273,7 +294,7 @@ class StoreContract:
                 store.done(done(writer, *tags))
             return seen
 
-        with override_settings(CACHALOT_LEASE=30), ThreadPoolExecutor(THREADS) as threads:
+        with ThreadPoolExecutor(THREADS) as threads:
             assert all(all(seen) for seen in threads.map(write, range(THREADS)))
         assert self.dark(store, ONE, TWO) == [False, False]
 
@@ -291,17 +312,19 @@ class StoreContract:
 
     def test_leases_and_entries_end(self, store: Store) -> None:
         """A lease and an entry are gone after their time, a token is not."""
-        store.set_many([(KEY("lease"), "!1")], Lifetime.LEASE)
-        store.set_many([(KEY("entry"), b"1")], Lifetime.ENTRY)
-        store.set_many([(KEY("state"), "1")], Lifetime.STATE)
+        with self.short_lives():
+            store.set_many([(KEY("lease"), "!1")], Lifetime.LEASE)
+            store.set_many([(KEY("entry"), b"1")], Lifetime.ENTRY)
+            store.set_many([(KEY("state"), "1")], Lifetime.STATE)
         keys = [KEY("lease"), KEY("entry"), KEY("state")]
-        time.sleep(LATE)
+        time.sleep(self.late)
         assert values_of(store, keys) == {KEY("state"): "1"}
 
     def test_key_whose_lease_has_ended_can_be_added(self, store: Store) -> None:
         """The end of a lease is absence."""
-        store.set_many([(KEY("a"), "!1")], Lifetime.LEASE)
-        time.sleep(LATE)
+        with self.short_lives():
+            store.set_many([(KEY("a"), "!1")], Lifetime.LEASE)
+        time.sleep(self.late)
         assert store.add(KEY("a"), "2", Lifetime.STATE) is True
 
     # Refusals and absence.

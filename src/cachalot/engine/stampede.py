@@ -95,7 +95,7 @@ def turn(key: Key) -> Iterator[tuple[Turn, bool]]:
         yield running, True
     finally:
         with _lock:
-            del _turns[key]
+            _turns.pop(key, None)  # a child that was forked meanwhile has forgotten it
         running.end()
 
 

@@ -106,5 +106,4 @@ milliseconds, the clock's value, the tokens."""
 CREATE = _scripts(_CREATE)
 """Keys: the clock, the tags. Arguments: the life of a token in milliseconds, the clock's value, the tokens.
 Returns what is there afterwards. A list or a hash that somebody has put in the place of a token is replaced:
-it
-stands for a token that was evicted."""
+it stands for a token that was evicted."""
