@@ -157,7 +157,7 @@ _WEAKER = {
         "Use Redis or memcached with a backend of Django or django-redis if writes overlap often.",
     ),
     Concern.MARKS_GO_FIRST: ("cachalot.W010", "Set maxmemory-policy to allkeys-lru or allkeys-lfu."),
-    Concern.REFUSES_MARKS: ("cachalot.W011", "Set maxmemory-policy to allkeys-lru or allkeys-lfu."),
+    Concern.REFUSES: ("cachalot.W011", "Set maxmemory-policy to allkeys-lru or allkeys-lfu."),
     Concern.NAMELESS: (
         "cachalot.W012",
         "Allow its user the command INFO, or run `manage.py invalidate_cachalot` after each failover.",

@@ -88,7 +88,7 @@ class RedisContract(StoreContract):
         for policy, expected in (
             ("allkeys-lru", []),
             ("volatile-lru", [Concern.MARKS_GO_FIRST]),
-            ("noeviction", [Concern.REFUSES_MARKS]),
+            ("noeviction", [Concern.REFUSES]),
         ):
             client.config_set("maxmemory-policy", policy)
             assert store.concerns() == expected

@@ -143,7 +143,7 @@ class RedisStore(DjangoCacheStore):
         if facts.get(b"maxmemory", b"0") != b"0":
             policy = facts.get(b"maxmemory_policy", b"")
             found += [Concern.MARKS_GO_FIRST] if policy.startswith(b"volatile") else []
-            found += [Concern.REFUSES_MARKS] if policy == b"noeviction" else []
+            found += [Concern.REFUSES] if policy == b"noeviction" else []
         return found
 
     @contextmanager
