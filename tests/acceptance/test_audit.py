@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
@@ -430,6 +430,29 @@ def test_error_of_an_audit_does_not_end_the_transaction(caplog):
     assert names()[0] == "new"
     with RAISING, pytest.raises(DataError), connection.execute_wrapper(fail):
         names()
+
+
+@postgresql
+@pytest.mark.usefixtures("_kept")
+def test_interruption_of_an_audit_is_heard():
+    """Ctrl-C in an audit reaches the caller, who would otherwise commit nothing, in silence."""
+
+    def interrupt(execute, sql, params, many, context):
+        if not sql.startswith("SELECT"):
+            return execute(sql, params, many, context)
+        with suppress(DataError):
+            execute("SELECT 1/0", None, many, context)
+        raise KeyboardInterrupt
+
+    def inside():
+        with transaction.atomic():
+            Author.objects.create(name="new", age=1)
+            with connection.execute_wrapper(interrupt):
+                names()
+
+    with EVERY_HIT, pytest.raises(KeyboardInterrupt):
+        inside()
+    assert "new" not in names()
 
 
 @postgresql

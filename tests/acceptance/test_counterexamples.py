@@ -147,7 +147,7 @@ def snapshots_without_clock():
 
 def servers_without_names():
     """Take every server for the same."""
-    return mock.patch.object(redis_cache, "_identity", return_value=redis_cache.Server("", flags=True))
+    return mock.patch.object(redis_cache, "_name", return_value="")
 
 
 # One writer.

@@ -13,14 +13,17 @@ from unittest import mock
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError, IntegrityError, connection, connections, transaction
-from django.test import TestCase
+from django.test import TestCase, override_settings
 
 from cachalot.api import CacheUnavailableError, invalidate, stats
+from cachalot.conf import current
 from cachalot.core.decisions import Reason
 from cachalot.engine import caches as engine_caches
 from cachalot.engine import outbox
 from cachalot.engine.cache import QueryCache
+from cachalot.engine.draining import Draining
 from cachalot.models import Outbox
+from cachalot.orm.connection import session_of
 from tests.acceptance.faulty import FaultyCache, faults, used
 from tests.acceptance.racing import (
     agreed,
@@ -716,3 +719,59 @@ def test_command_without_outbox(not_migrated):
     assert drain("-d", "default", "-c", "outage") == [
         "The database 'default' has no outbox; run `manage.py migrate` to make it."
     ]
+
+
+LAST_ID = {
+    "postgresql": "SELECT lastval()",
+    "mysql": "SELECT LAST_INSERT_ID()",
+    "sqlite": "SELECT last_insert_rowid()",
+}
+
+
+def test_row_of_the_outbox_is_not_the_last_one_inserted():
+    """Code that asks the database for the number of its last row gets that of its own."""
+    with outage(), connection.cursor() as cursor:
+        cursor.execute("INSERT INTO testapp_author (name, age) VALUES ('new', 1)")
+        cursor.execute(LAST_ID[connection.vendor])
+        (number,) = cursor.fetchone()
+    assert truth(lambda: Author.objects.get(name="new").pk) == number
+
+
+@pytest.mark.databases("sqlite", "mysql")  # on PostgreSQL django.contrib.postgres asks for it by its name
+def test_write_of_a_connection_that_django_does_not_know():
+    """A copy of a connection under a name of its own writes in an outage as ever."""
+    copied = connection.copy("copied")
+    try:
+        with outage(), copied.cursor() as cursor:
+            cursor.execute("UPDATE testapp_author SET name = 'after'")
+    finally:
+        copied.close()
+    assert truth(names) == ["after"]
+
+
+@pytest.mark.databases("mysql")
+def test_level_of_the_next_transaction_is_not_used_up():
+    """SET TRANSACTION is for what comes next, and that is not a look into the outbox."""
+    with mock.patch.object(Draining, "_look") as look, override_settings(CACHALOT_OUTBOX_INTERVAL=0.0):
+        with connection.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        look.reset_mock()
+        with transaction.atomic():
+            assert not look.called
+            Tag.objects.create(name="new")
+        with transaction.atomic():
+            assert look.called
+
+
+@pytest.mark.databases("postgresql")
+def test_look_under_one_search_path_is_none_under_another():
+    """What a connection has seen of the outbox says nothing about what another one would see."""
+    session, config = session_of(connections["default"]), current()
+    before = outbox.place_of(session, config)
+    with connection.cursor() as cursor:
+        cursor.execute("SET search_path TO public, pg_temp")
+        try:
+            assert outbox.place_of(session, config) != before
+        finally:
+            cursor.execute("RESET search_path")
+    assert outbox.place_of(session, config)[1] == "default"

@@ -39,7 +39,7 @@ class Crowd:
 
         def wait(turn):
             self._waiting.release()
-            original(turn)
+            return original(turn)
 
         monkeypatch.setattr(stampede.Turn, "wait", wait)
 
@@ -58,6 +58,7 @@ class Crowd:
             return execute(sql, params, many, context)
 
         try:
+            connection.ensure_connection()
             with connection.execute_wrapper(held):
                 return read()
         finally:

@@ -15,6 +15,7 @@ pytest.register_assert_rewrite("tests.contract.store_contract")
 
 from cachalot.core.protocol import is_mark  # noqa: E402 - after the contract's asserts are told about
 from cachalot.core.steps import SERVER, Done, Lifetime, Mark  # noqa: E402
+from cachalot.stores import redis_cache, redis_scripts  # noqa: E402
 from cachalot.stores.base import Concern, StoreAway, StoreRefused, Tier  # noqa: E402
 from cachalot.stores.django_cache import FOREIGN, fit  # noqa: E402
 from cachalot.stores.making import make_store  # noqa: E402
@@ -31,6 +32,20 @@ class TestLocMemStore(StoreContract):
 
 class TestFileBasedStore(StoreContract):
     backend: ClassVar = {"BACKEND": f"{DJANGO}.filebased.FileBasedCache"}
+
+
+def refusing(original):
+    """Let a server answer to scripts with flags as one before Redis 7 does."""
+
+    def answers(connection, commands, *, asking=False):
+        return [
+            redis.ResponseError("Error compiling script (new function): unexpected symbol near '#'")
+            if command[0] == "EVAL" and command[1].startswith("#!")
+            else answer
+            for command, answer in zip(commands, original(connection, commands, asking=asking), strict=True)
+        ]
+
+    return answers
 
 
 class RedisContract(StoreContract):
@@ -59,6 +74,29 @@ class RedisContract(StoreContract):
             client.replicaof("NO", "ONE")
             client.close()
         assert store.get_many(["c3:a"])[SERVER] != before
+
+    def test_primary_that_is_demoted_and_does_not_tell(self, store, process):
+        """A connection that stays open through a change of role does not go on under the old name."""
+        before = store.get_many(["c3:a"])[SERVER]
+        with SERVERS["redis"]() as other:
+            host, port = other.address.split(":")
+            client = redis.Redis.from_url(f"redis://{process.address}")
+            client.replicaof(host, int(port))
+            with pytest.raises(StoreAway):
+                store.get_many(["c3:a"])
+            client.replicaof("NO", "ONE")
+            client.close()
+        assert store.get_many(["c3:a"])[SERVER] != before
+
+    def test_server_that_does_not_understand_flags(self, store, process, monkeypatch):
+        """A server before Redis 7 is given scripts without flags, from the first one on that it refuses."""
+        newer = redis_scripts.Script.of("#!none flags=allow-oom compiling\n")
+        monkeypatch.setattr(redis_scripts, "MARK", redis_scripts.MARK._replace(flagged=newer))
+        with monkeypatch.context() as patch:
+            patch.setattr(redis_cache, "_answers", refusing(redis_cache._answers))
+            store.mark(Mark(("c3:a",), "w"))
+        assert is_mark(store.get_many(["c3:a"])["c3:a"])
+        assert not store._flags
 
     def test_tier(self, store):
         """Redis keeps sets of intents."""
@@ -97,8 +135,7 @@ class RedisContract(StoreContract):
     @pytest.mark.parametrize("flags", [True, False], ids=["flags", "before flags"])
     def test_full_server_that_drops_nothing(self, store, process, monkeypatch, flags):
         """Marks and their ends arrive all the same, or end what they are about by deleting it."""
-        if not flags:
-            monkeypatch.setattr("cachalot.stores.redis_cache.FLAGS_SINCE", 1000)
+        monkeypatch.setattr(store, "_flags", flags)
         store.set_many([("c3:{a}", "token"), ("c3:{a}clock", "clock")], Lifetime.STATE)
         client = redis.Redis.from_url(f"redis://{process.address}")
         client.config_set("maxmemory-policy", "noeviction")

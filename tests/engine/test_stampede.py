@@ -27,7 +27,7 @@ def waiting(monkeypatch):
 
     def wait(self):
         came.release()
-        original(self)
+        return original(self)
 
     monkeypatch.setattr(stampede.Turn, "wait", wait)
     return came
@@ -71,6 +71,18 @@ def test_turn_ends_with_an_error(waiting):
         assert follower[0].result(20) == (False, False)
     with stampede.turn(KEY) as (_turn, mine):
         assert mine
+
+
+def test_turn_that_is_lost(monkeypatch):
+    """Who has waited in vain gives the turn up, so that nobody waits for it again."""
+    monkeypatch.setattr(stampede, "LONGEST_WAIT", 0.0)
+    lost = stampede.turn(KEY)
+    lost.__enter__()[0].thread = 0
+    with stampede.turn(KEY) as (_turn, mine):
+        assert not mine
+    with stampede.turn(KEY) as (_turn, mine):
+        assert mine
+    lost.__exit__(None, None, None)
 
 
 def test_query_inside_itself():

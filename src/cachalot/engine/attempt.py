@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import Error, OperationalError, connections
 from django.db.transaction import atomic
+from django.utils.connection import ConnectionDoesNotExist
 
 from cachalot.core.steps import Committed
 from cachalot.engine import isolation, outbox
@@ -117,8 +118,11 @@ class Attempt:
 def _can_begin(session: Session) -> bool:
     """Return whether a statement can be put into a transaction that behaves as autocommit does."""
     connection = session.connection
-    if connections[connection.alias] is not connection:
-        return False  # a copy, which `atomic` would not find
+    try:
+        if connections[connection.alias] is not connection:
+            return False  # a copy, which `atomic` would not find
+    except ConnectionDoesNotExist:
+        return False
     if connection.vendor == "postgresql" and isolation.configured(connection) not in {None, Level.STATEMENT}:
         return False  # psycopg uses the configured level in transactions only
     try:

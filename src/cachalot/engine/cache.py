@@ -84,7 +84,7 @@ class QueryCache:
 
     def _clear_doubts(self, session: Session, config: Config) -> None:
         space = session.namespace(config)
-        self._draining.before_hit(session, space.root, config)
+        self._draining.before_hit(session, config)
         if self._doubtful and space.root not in self._cleared:
             keys = write_keys(space, session, Effects(everything=True), config)
             self.guard.run(protocol.bump(keys, draw))

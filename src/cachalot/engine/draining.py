@@ -21,6 +21,7 @@ from cachalot.core.steps import GetMany
 from cachalot.engine import outbox
 from cachalot.observe.events import CacheEvent, emit
 from cachalot.stores.base import StoreAway
+from cachalot.stores.django_cache import raised_by_signal_handler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,28 +68,29 @@ class Draining:
         self._alias = alias
         self._guard = guard
         self._deliver = deliver
-        self._looked: dict[str, _Looked] = {}
-        self._stuck: dict[str, set[int]] = {}
+        self._looked: dict[outbox.Place, _Looked] = {}
+        self._told: set[outbox.Place] = set()
+        self._stuck: dict[outbox.Place, set[int]] = {}
 
-    def before_hit(self, session: Session, root: str, config: Config) -> None:
+    def before_hit(self, session: Session, config: Config) -> None:
         """Make sure that the outbox holds nothing that a hit could be older than.
 
-        :param root: with which the keys of the database begin.
         :raises NotReadError: it cannot be read here and now.
         :raises StoreAway: the cache does not answer.
         """
         if config.on_cache_failure != "outbox":
             return
-        looked = self._looked.get(root)
+        place = outbox.place_of(session, config)
+        looked = self._looked.get(place)
         outages = self._guard.outages
         if looked is not None and looked.outages == outages:
             if time.monotonic() - looked.at >= config.outbox_interval and between_transactions(session):
                 # One thread looks, the others go on: this is no fence.
-                self._looked[root] = _Looked(outages, time.monotonic())
+                self._looked[place] = _Looked(outages, time.monotonic())
                 with suppress(NotReadError, StoreAway):
-                    self._look(session, root, config)
+                    self._look(session, place, config)
         elif between_transactions(session):
-            self._look(session, root, config)
+            self._look(session, place, config)
         elif not _in_test_case(session):
             raise NotReadError("it is read between transactions only")
 
@@ -101,18 +103,20 @@ class Draining:
             return
         connection = session.connection
         try:
-            root = session.namespace(config).root
-            looked = self._looked.get(root)
+            place = outbox.place_of(session, config)
+            looked = self._looked.get(place)
             if looked is not None and looked.outages == self._guard.outages:
                 if time.monotonic() - looked.at < config.outbox_interval:
                     return
-                self._looked[root] = _Looked(looked.outages, time.monotonic())
+                self._looked[place] = _Looked(looked.outages, time.monotonic())
             if begins:
                 connection.close_if_health_check_failed()
                 connection.ensure_connection()
             if connection.connection is not None and _quiet(session):
-                self._look(session, root, config)
-        except Exception as error:  # noqa: BLE001 - what is wrong shows itself to who needs it
+                self._look(session, place, config)
+        except Exception as error:  # what is wrong shows itself to who needs it
+            if raised_by_signal_handler(error):
+                raise
             logger.debug("The outbox was not read: %s", error)
 
     def drain(self, session: Session, config: Config) -> int:
@@ -123,19 +127,19 @@ class Draining:
         :raises StoreAway: the cache does not answer.
         """
         total, last = 0, 0
-        root = session.namespace(config).root
+        place = outbox.place_of(session, config)
         while True:
             page = outbox.rows(session, self._alias, last)
-            new = [row for row in page if row[0] not in self._stuck.get(root, ())]
+            new = [row for row in page if row[0] not in self._stuck.get(place, ())]
             if new:
-                self._deliver_page(session, new, root, config)
+                self._deliver_page(session, new, place, config)
             total += len(new)
             if len(page) < outbox.PAGE:
                 return total
             last = page[-1][0]
 
     def _deliver_page(
-        self, session: Session, page: list[tuple[int, Effects]], root: str, config: Config
+        self, session: Session, page: list[tuple[int, Effects]], place: outbox.Place, config: Config
     ) -> None:
         effects = page[0][1]
         for _number, more in page[1:]:
@@ -146,16 +150,16 @@ class Draining:
             outbox.remove(session, numbers)
         except Error as error:
             # Not again and again: who cannot delete, on a replica for example, would invalidate for ever.
-            stuck = self._stuck.setdefault(root, set())
+            stuck = self._stuck.setdefault(place, set())
             if len(stuck) > MAX_STUCK:
                 stuck.clear()
             stuck.update(numbers)
             logger.warning("Rows of the outbox were delivered and could not be deleted: %s", error)
         emit(CacheEvent("drained", f"{len(page)} rows", len(page)))
 
-    def _look(self, session: Session, root: str, config: Config) -> None:
+    def _look(self, session: Session, place: outbox.Place, config: Config) -> None:
         outages = self._guard.outages
-        looked = self._looked.get(root)
+        looked = self._looked.get(place)
         if outages and (looked is None or looked.outages != outages):
             # A cache that is still away costs one question, not a statement for each read.
             self._guard.ask(GetMany((session.namespace(config).clock,)))
@@ -168,14 +172,22 @@ class Draining:
         except StoreAway:
             raise
         except Exception as error:
+            if raised_by_signal_handler(error):
+                raise
             outbox.ask_again(session, config)
+            self._tell_once(place, error)
             raise NotReadError(str(error)) from error
         finally:
             if connection.connection is not None and not connection.autocommit:
                 # Reading has begun a transaction.
                 with suppress(Exception):
                     connection.connection.commit()
-        self._looked[root] = _Looked(outages, time.monotonic())
+        self._looked[place] = _Looked(outages, time.monotonic())
+
+    def _tell_once(self, place: outbox.Place, error: Exception) -> None:
+        if place not in self._told:
+            self._told.add(place)
+            logger.warning("Nothing is served, because the outbox cannot be read: %s", error)
 
 
 def between_transactions(session: Session) -> bool:
@@ -187,7 +199,7 @@ def _quiet(session: Session) -> bool:
     """Return whether the driver has nothing under way: no transaction, no COPY, no pipeline."""
     connection = session.connection
     driver = connection.connection
-    if connection.in_atomic_block or session.broken() or session.answers_later():
+    if connection.in_atomic_block or session.broken() or session.answers_later() or session.once:
         return False
     if driver is None:
         return True

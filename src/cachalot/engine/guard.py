@@ -82,8 +82,9 @@ class Guard:
         _guards.add(self)
 
     def renew_lock(self) -> None:
-        """Forget who holds the lock."""
+        """Forget who holds the lock, and the commits of threads that this process does not have."""
         self._lock = threading.RLock()
+        self._unmarked = 0
 
     def closed(self) -> bool:
         """Return whether the cache is to be left alone for now."""
@@ -149,7 +150,7 @@ class Guard:
                 self.remember(keys, uncertain=uncertain)
         finally:
             with self._lock:
-                self._unmarked -= 1
+                self._unmarked = max(0, self._unmarked - 1)  # a child that was forked meanwhile
         with suppress(StoreAway):
             self.deliver()
 

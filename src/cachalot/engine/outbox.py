@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import Error
 
 from cachalot.conf import OUTBOX_TABLE
+from cachalot.core.keys import digest
 from cachalot.core.tags import EVERYTHING, NOTHING, Effects, Scope
 
 if TYPE_CHECKING:
@@ -48,13 +50,24 @@ _IS_THERE = {
     "sqlite": f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{OUTBOX_TABLE}'",  # noqa: S608 - the same
 }
 
-_there: dict[str, tuple[bool, float]] = {}
-"""Whether a physical database has the table, and when that was asked."""
+Place = tuple[str, str, bytes]
+
+_there: dict[Place, tuple[bool, float]] = {}
+"""Whether there is a table, and when that was asked."""
 
 
 def forget(**_kwargs: object) -> None:
     """Forget which databases have the table, after a migration."""
     _there.clear()
+
+
+def place_of(session: Session, config: Config) -> Place:
+    """Return what decides on which table a connection sees, and how much of it.
+
+    The database; the alias, for a replica sees less than its primary; and settings such as the search path.
+    """
+    seen = digest(*session.settings.parts(), str(getattr(session.connection, "schema_name", "")).encode())
+    return session.namespace(config).root, session.connection.alias, seen
 
 
 def supported(session: Session) -> bool:
@@ -70,18 +83,18 @@ def is_there(session: Session, config: Config) -> bool:
     connection = session.connection
     if not supported(session) or connection.connection is None or session.answers_later():
         return False
-    root = session.namespace(config).root
-    there, asked = _there.get(root, (False, float("-inf")))
+    place = place_of(session, config)
+    there, asked = _there.get(place, (False, float("-inf")))
     if not there and time.monotonic() - asked > ASK_AGAIN_SECONDS:
         with _protected(session):
             there = bool(_ask(connection, _IS_THERE[connection.vendor]))
-        _there[root] = (there, time.monotonic())
+        _there[place] = (there, time.monotonic())
     return there
 
 
 def ask_again(session: Session, config: Config) -> None:
     """Forget whether a database has the table, after an error."""
-    _there.pop(session.namespace(config).root, None)
+    _there.pop(place_of(session, config), None)
 
 
 def put(session: Session, cache: str, effects: Effects, config: Config, gid: str = "") -> bool:
@@ -93,12 +106,14 @@ def put(session: Session, cache: str, effects: Effects, config: Config, gid: str
     :raises django.db.Error: the transaction itself is lost.
     """
     text = (
-        f"INSERT INTO {OUTBOX_TABLE} (created, cache, tags, gid) "  # noqa: S608 - nothing of the user
-        "VALUES (CURRENT_TIMESTAMP, %s, %s, %s)"
+        f"INSERT INTO {OUTBOX_TABLE} (id, created, cache, tags, gid) "  # noqa: S608 - nothing of the user
+        "VALUES (%s, CURRENT_TIMESTAMP, %s, %s, %s)"
     )
+    # Drawn here: a number of the database would be the answer to a lastval() or LAST_INSERT_ID() of the user.
+    number = int.from_bytes(os.urandom(8), "big") >> 1
     try:
         with _protected(session):
-            _execute(session.connection, text, (cache, _written(effects), gid[:255]))
+            _execute(session.connection, text, (number, cache, _written(effects), gid[:255]))
     except _NotInsertedError as error:
         ask_again(session, config)
         logger.warning("The outbox did not take an invalidation: %s", error)

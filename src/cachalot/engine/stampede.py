@@ -49,10 +49,9 @@ class Turn:
         self.thread = threading.get_ident()
         self._over = threading.Event()
 
-    def wait(self) -> None:
-        """Wait until it is over; never for oneself."""
-        if self.thread != threading.get_ident():
-            self._over.wait(LONGEST_WAIT)
+    def wait(self) -> bool:
+        """Wait until it is over, never for oneself, and return whether it was not given up."""
+        return self.thread == threading.get_ident() or self._over.wait(LONGEST_WAIT)
 
     def end(self) -> None:
         """Let those who wait go on."""
@@ -82,21 +81,25 @@ def turn(key: Key) -> Iterator[tuple[Turn, bool]]:
     :returns: a context manager whose value is the turn, and whether it is one's own. If it is not, it is
         over.
     """
-    with _lock:
-        running = _turns.get(key)
-        mine = running is None
-        if running is None:
-            running = _turns[key] = Turn()
-    if not mine:
-        running.wait()
+    mine = Turn()
+    running = _turns.setdefault(key, mine)
+    if running is not mine:
+        if not running.wait():
+            _forget(key, running)
         yield running, False
         return
     try:
-        yield running, True
+        yield mine, True
     finally:
-        with _lock:
-            _turns.pop(key, None)  # a child that was forked meanwhile has forgotten it
-        running.end()
+        mine.end()
+        _forget(key, mine)
+
+
+def _forget(key: Key, lost: Turn) -> None:
+    """Let the next one have a turn; somebody else may have taken it already."""
+    with _lock:
+        if _turns.get(key) is lost:
+            del _turns[key]
 
 
 def after_other_processes(

@@ -192,11 +192,15 @@ def _unharmed(session: Session) -> Iterator[None]:
     savepoint: Any = connection.savepoint()
     try:
         yield
-    except Error:
-        connection.savepoint_rollback(savepoint)
+    except BaseException:
+        try:
+            connection.savepoint_rollback(savepoint)
+            connection.savepoint_commit(savepoint)
+        except Error:
+            # PostgreSQL would answer a COMMIT with ROLLBACK, in silence.
+            connection.needs_rollback = True
         raise
-    finally:
-        connection.savepoint_commit(savepoint)
+    connection.savepoint_commit(savepoint)
 
 
 def _tell(session: Session, request: Request, query: Query, said: str) -> None:

@@ -156,6 +156,8 @@ def _run_in_turn(session: Session, cache: QueryCache, request: Request, query: Q
     """Run a query, unless somebody else is about to have its result."""
     config = current()
     key = session.namespace(config).entry(query.name)
+    # Who has the turn must not wait for a connection that somebody who waits for him has, in a pool.
+    session.connection.ensure_connection()
 
     def look() -> Lookup:
         return cache.look(session, query, config)

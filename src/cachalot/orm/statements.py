@@ -33,6 +33,8 @@ _COMMITS_FIRST = frozenset({Kind.UNKNOWN, Kind.BEGIN, Kind.CONTEXT})
 _ROWS = frozenset({"DELETE", "INSERT", "MERGE", "REPLACE", "UPDATE", "WITH"})
 """Verbs of statements that change rows and nothing else; TRUNCATE ends a transaction of MySQL."""
 
+_INSERTS = frozenset({"INSERT", "REPLACE", "WITH"})
+
 _RUNS_CODE = frozenset({"CALL", "DO", "EXECUTE"})
 _CALLED = re.compile(r"""\s*CALL\s+(?:["`]?\w+["`]?\.)*["`]?(\w+)""", re.IGNORECASE)
 _LEVELS = frozenset({"default_transaction_isolation", "transaction_isolation", "tx_isolation"})
@@ -212,8 +214,10 @@ def _prepares(session: Session, statement: Statement) -> bool:
 
 def _wrappable(session: Session, statement: Statement, sql: str) -> bool:
     """Return whether a statement that commits by itself does the same inside a transaction of its own."""
-    if session.connection.vendor == "sqlite" and "RETURNING" in sql.upper():
-        return False  # it is under way until its last row is fetched, and the COMMIT would fail
+    if session.connection.vendor == "sqlite" and ("RETURNING" in sql.upper() or statement.verb in _INSERTS):
+        # With RETURNING it is under way until its last row is fetched, and the COMMIT would fail. And the row
+        # of the outbox would be the answer to last_insert_rowid().
+        return False
     return statement.kind is Kind.WRITE and statement.verb in _ROWS
 
 
@@ -333,6 +337,7 @@ def _after(session: Session, judged: Judged, sql: str, params: Any, *, outside: 
         elif kind is Kind.ISOLATION:
             once = session.connection.vendor == "postgresql" and _is_for_one_transaction(sql)
             session.level_changed(statement.isolation, once=once)
+            session.once = session.connection.vendor == "mysql" and _is_for_one_transaction(sql)
         elif kind is Kind.SAVEPOINT:
             session.savepoint(statement.name, begins=outside)
         elif kind is Kind.RELEASE:

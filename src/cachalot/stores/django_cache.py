@@ -47,7 +47,7 @@ LONGEST_ERROR = 300
 FOREIGN = b""
 """Stands for a value that the cache cannot read; it is neither a token nor an entry."""
 
-_UNREADABLE = (
+UNREADABLE = (
     pickle.UnpicklingError,
     EOFError,
     ImportError,
@@ -88,7 +88,7 @@ def plain(owner: Any, *also: str) -> bool:
     return modules <= _PLAIN_MODULES.union(also)
 
 
-def _raised_by_signal_handler(error: BaseException) -> bool:
+def raised_by_signal_handler(error: BaseException) -> bool:
     """Return whether an exception only happened to arrive here, like the time limit of a task queue."""
     if threading.current_thread() is not threading.main_thread():
         return False
@@ -161,7 +161,7 @@ class DjangoCacheStore:
         try:
             got = self._call("get_many", list(keys))
         except StoreAway as error:
-            if not isinstance(error.__cause__, _UNREADABLE):
+            if not isinstance(error.__cause__, UNREADABLE):
                 raise
             got = self._one_by_one(keys, error)
         if not isinstance(got, dict):
@@ -180,7 +180,7 @@ class DjangoCacheStore:
             try:
                 got[key] = self._call("get", key)
             except StoreAway as one:
-                if not isinstance(one.__cause__, _UNREADABLE):
+                if not isinstance(one.__cause__, UNREADABLE):
                     raise
                 got[key] = FOREIGN
         if all(value is FOREIGN for value in got.values()):
@@ -270,7 +270,7 @@ class DjangoCacheStore:
         try:
             return ask()
         except Exception as error:  # a cache backend may raise anything its client library knows
-            if _raised_by_signal_handler(error):
+            if raised_by_signal_handler(error):
                 raise
             # redis-py tells of each sentinel with all its options.
             raise StoreAway(f"{type(error).__name__}: {str(error)[:LONGEST_ERROR]}") from error

@@ -17,7 +17,7 @@ from django.core.cache.backends.memcached import PyLibMCCache, PyMemcacheCache
 from cachalot.core.intents import intents, marked
 from cachalot.core.steps import Lifetime
 from cachalot.stores.base import Concern, StoreAway, Tier
-from cachalot.stores.django_cache import DjangoCacheStore, plain, seconds
+from cachalot.stores.django_cache import UNREADABLE, DjangoCacheStore, plain, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,7 +113,15 @@ class MemcachedStore(DjangoCacheStore):
     def _versioned(self, key: str) -> tuple[Any, Any]:
         """Return a value and what it takes to replace it; ``None`` for the latter if there is no value."""
         cache: Any = caches[self.alias]
-        got = self._raising(lambda: _client(cache).gets(cache.make_and_validate_key(key)))
+        name = cache.make_and_validate_key(key)
+        try:
+            got = self._raising(lambda: _client(cache).gets(name))
+        except StoreAway as error:
+            if not isinstance(error.__cause__, UNREADABLE):
+                raise
+            # Foreign, and the client cannot even say what it would take to replace it.
+            self._call("delete", key)
+            return None, None
         if not isinstance(got, tuple):  # a client that passes over errors
             raise StoreAway(f"gets of the cache {self.alias!r} returned {got!r}")
         return got[0], got[1]
@@ -124,7 +132,12 @@ class MemcachedStore(DjangoCacheStore):
             return bool(self._call("add", key, value, timeout=_life(lifetime)))
         cache: Any = caches[self.alias]
         name, life = cache.make_and_validate_key(key), cache.get_backend_timeout(_life(lifetime))
-        return bool(self._raising(lambda: _client(cache).cas(name, value, version, life)))
+        try:
+            return bool(self._raising(lambda: _client(cache).cas(name, value, version, life)))
+        except StoreAway as error:
+            if type(error.__cause__).__name__ == "NotFound":  # of pylibmc: it has been deleted meanwhile
+                return False
+            raise
 
 
 def _life(lifetime: Lifetime) -> float:

@@ -12,7 +12,6 @@ import inspect
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 from django.core.cache import caches
 
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
 
 _BYTES = b"\x00"
 _STATE_MS = STATE_SECONDS * 1000
-FLAGS_SINCE = 7
-"""The first release whose scripts may have flags; that of Valkey counts as 7."""
-
 REDIRECTIONS = 8
 """How often a cluster may send us elsewhere."""
 
@@ -54,17 +50,6 @@ class Command(NamedTuple):
     scripts: scripts.Scripts | None = None
 
 
-class Server(NamedTuple):
-    """Who is at the other end of a connection.
-
-    :param name: different for every run and every history of writes; empty if it does not tell.
-    :param flags: whether it understands flags of scripts.
-    """
-
-    name: str
-    flags: bool
-
-
 def plain_redis(cache: BaseCache) -> bool:
     """Return whether the client of redis-py behind a Django cache can be had, one for all keys."""
     names = class_names(cache)
@@ -81,7 +66,7 @@ class RedisStore(DjangoCacheStore):
 
     def __init__(self, alias: str) -> None:
         super().__init__(alias)
-        self._servers: WeakKeyDictionary[Any, Server] = WeakKeyDictionary()
+        self._flags = True  # until a server does not understand them
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values of those ``keys`` that are present, and who said so."""
@@ -109,7 +94,14 @@ class RedisStore(DjangoCacheStore):
     def add(self, key: str, value: Any, lifetime: Lifetime) -> bool:
         """Write ``value`` if ``key`` is absent; see :class:`~cachalot.stores.base.Store`."""
         (name,) = self._names([key])
-        _server, (added,) = self._ask([Command(name, ("SET", name, _written(value), "NX", *_life(lifetime)))])
+        try:
+            _server, (added,) = self._ask(
+                [Command(name, ("SET", name, _written(value), "NX", *_life(lifetime)))]
+            )
+        except StoreAway as error:
+            if lifetime is Lifetime.FILL and isinstance(error.__cause__, _errors().OutOfMemoryError):
+                return True  # nobody can store the rows, so nobody is worth waiting for
+            raise
         return added is not None
 
     def mark(self, step: Mark) -> None:
@@ -259,60 +251,60 @@ class RedisStore(DjangoCacheStore):
     def _on_connection(
         self, connection: Any, commands: list[Command], *, asking: bool
     ) -> tuple[str, list[Any]]:
-        server = self._server(connection)
-        answers = _answers(connection, [_words(one, server, "EVALSHA") for one in commands], asking=asking)
+        sent = [self._words(one, "EVALSHA") for one in commands]
+        *answers, about = _answers(connection, [*sent, _ABOUT], asking=asking)
+        server = _name(about)
         for at, answer in enumerate(answers):
             if isinstance(answer, _errors().NoScriptError):
-                words = _words(commands[at], server, "EVAL")
-                (answers[at],) = _answers(connection, [words], asking=asking)
-        if self._servers.get(connection) != server:
-            raise _errors().ConnectionError("connected anew in between")
+                answers[at] = self._with_text(connection, commands[at], server, asking=asking)
         if any(isinstance(one, _errors().ReadOnlyError) for one in answers):
             raise _errors().ConnectionError("the server has become a replica")
-        return server.name, answers
+        return server, answers
 
-    # Who answers.
+    def _with_text(self, connection: Any, command: Command, server: str, *, asking: bool) -> Any:
+        """Run a script that the server does not know yet; before Redis 7 it may not even understand it."""
+        flags = self._flags
+        sent = [self._words(command, "EVAL"), _ABOUT]
+        answer, about = _answers(connection, sent, asking=asking)
+        if _name(about) != server:
+            raise _errors().ConnectionError("the server has changed its role in between")
+        if flags and isinstance(answer, _errors().ResponseError) and "compiling" in str(answer):
+            self._flags = False
+            return self._with_text(connection, command, server, asking=asking)
+        return answer
 
-    def _server(self, connection: Any) -> Server:
-        """Return who is at the other end; it is asked once for each connection."""
-        if connection not in self._servers:
-            connection.register_connect_callback(self._connected)
-        connection.connect()
-        known = self._servers.get(connection)
-        if known is None:
-            known = self._servers[connection] = _identity(connection)
-        return known
+    def _words(self, command: Command, verb: str) -> tuple[Any, ...]:
+        """Return what is sent for a command.
 
-    def _connected(self, connection: Any) -> None:
-        """Forget who was at the other end."""
-        self._servers.pop(connection, None)
+        :param verb: ``EVAL`` or ``EVALSHA``, for a script.
+        """
+        if command.scripts is None:
+            return command.words
+        script = command.scripts.flagged if self._flags else command.scripts.plain
+        return (verb, script.text if verb == "EVAL" else script.sha, *command.words)
 
 
-def _identity(connection: Any) -> Server:
-    """Ask a server who it is: its run, and the history of writes that it belongs to.
+_ABOUT = ("INFO", "replication")
+"""Asked in the same exchange as everything else, and after it: a server can lose its role at any time, and
+need not tell those who are connected."""
 
-    The run changes with every start, the history with every promotion of a replica (Redis documentation,
-    INFO and replication). A server that may not tell, because of its access rules, has no name.
+_HISTORY = b"master_replid:"
+
+
+def _name(about: Any) -> str:
+    """Return the name of a server: the history of writes that it belongs to.
+
+    It is new whenever a server starts as a primary, or becomes one (Redis documentation, replication). A
+    server that may not tell, because of its access rules, has no name.
+
+    :raises redis.exceptions.ConnectionError: the server is a replica, which may not have the last mark.
     """
-    answers = _answers(connection, [("INFO", "server"), ("INFO", "replication")])
-    if any(isinstance(one, Exception) for one in answers):
-        return Server("", flags=False)
-    facts = _facts(answers)
-    run, history = facts.get(b"run_id", b""), facts.get(b"master_replid", b"")
-    name = f"{run[:16].decode()}.{history[:16].decode()}" if run else ""
-    release = facts.get(b"redis_version", b"").partition(b".")[0]
-    return Server(name, flags=release.isdigit() and int(release) >= FLAGS_SINCE)
-
-
-def _words(command: Command, server: Server, verb: str) -> tuple[Any, ...]:
-    """Return what is sent for a command.
-
-    :param verb: ``EVAL`` or ``EVALSHA``, for a script.
-    """
-    if command.scripts is None:
-        return command.words
-    script = command.scripts.flagged if server.flags else command.scripts.plain
-    return (verb, script.text if verb == "EVAL" else script.sha, *command.words)
+    if not isinstance(about, (bytes, str)):
+        return ""
+    text = about.encode() if isinstance(about, str) else about
+    if b"role:" in text and b"role:master" not in text:
+        raise _errors().ConnectionError("the server is a replica")
+    return text.partition(_HISTORY)[2][:20].decode()
 
 
 def _facts(answers: list[Any]) -> dict[bytes, bytes]:
