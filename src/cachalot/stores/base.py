@@ -41,7 +41,7 @@ class Concern(enum.Enum):
     OVERWRITE = "it keeps one mark for all commits on a table"
     MARKS_GO_FIRST = "when its memory is full, it drops marks of commits in flight before results"
     REFUSES = "when its memory is full, it takes no new results"
-    NAMELESS = "it does not tell its run and its replication history"
+    NAMELESS = "it does not tell its replication history"
     EJECTS = "it has several memcached servers, of which one may be left out and come back with old values"
 
 
