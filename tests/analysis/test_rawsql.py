@@ -402,3 +402,11 @@ def test_quoting_and_case_never_change_the_canonical_name(data, name):
         spelled = quote.format("Schema") + data.draw(st.sampled_from([".", " . "])) + spelled
     (statement,) = analyse(data.draw(st.sampled_from(SHAPES)).format(spelled), vendor)
     assert (statement.reads | statement.writes) - {"x"} == {canonical_table(name)}
+
+
+@pytest.mark.parametrize("vendor", ["sqlite", "postgresql", "mysql", "microsoft"])
+@pytest.mark.parametrize("sql", ["UPDATE TOP (f(5)) t SET a = 1", "UPDATE TOP (5(5) a) b", "SELECT 1)"])
+def test_parenthesis_that_closes_nothing(sql, vendor):
+    """A text whose parentheses do not match as they are read is not understood, and raises nothing."""
+    (statement,) = analyse(sql, vendor)
+    assert statement.kind is Kind.UNKNOWN

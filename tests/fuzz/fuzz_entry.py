@@ -131,7 +131,7 @@ def check_payload(data: bytes) -> None:
 
     :param data: frames, or what somebody took for them.
     """
-    if _asks_for_memory(data[4:]):
+    if _asks_for_memory(data) or _asks_for_memory(data[4:]):
         return
     framed = len(data).to_bytes(4, "big") + data
     for frames in (data, framed):
@@ -140,8 +140,7 @@ def check_payload(data: bytes) -> None:
         except DecodeError:
             continue
         assert isinstance(values, list)
-    if not _asks_for_memory(data):
-        _gives_a_value_or_one_error(framed, decode)
+    _gives_a_value_or_one_error(framed, decode)
 
 
 def check_rows(data: bytes) -> None:

@@ -170,6 +170,8 @@ class Walk:
         return self.frame
 
     def _close(self, position: int) -> int:
+        if not self.stack:
+            raise Unreadable
         frame, parent = self.frame, self.stack.pop()
         self.frame = parent
         if frame.expect:
