@@ -10,7 +10,7 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from django.db.models import F
 
-from cachalot.api import cachalot_disabled, invalidate, stats
+from cachalot.api import cachalot_disabled, invalidate, stats, switch_off, switch_on
 from cachalot.testing import watch
 from tests.faults.clients import elements
 from tests.faults.registers.models import Register
@@ -191,3 +191,19 @@ def row(model: str, pk: int) -> Any:
     with cachalot_disabled():
         found = apps.get_model("registers", model).objects.get(pk=pk)
     return elements(found.elements) if hasattr(found, "elements") else found.value
+
+
+def switch(on: bool) -> None:
+    """Switch the cache off or on for every process."""
+    (switch_on if on else switch_off)()
+
+
+def slowly(pk: int, seconds: float = 3.0) -> int:
+    """Read a register as :func:`read` does, from a database that takes its time."""
+
+    def late(execute: Any, *arguments: Any) -> Any:
+        time.sleep(seconds)
+        return execute(*arguments)
+
+    with connection.execute_wrapper(late):
+        return read(pk)
