@@ -24,7 +24,7 @@ from cachalot.engine.attempt import CacheUnavailableError
 from cachalot.engine.caches import query_cache
 from cachalot.engine.tagkeys import tag_key
 from cachalot.observe import counters
-from cachalot.orm.connection import attach, session_of
+from cachalot.orm.connection import attach
 from cachalot.orm.explaining import explain_query
 from cachalot.orm.notices import announce
 from cachalot.stores.base import StoreAway
@@ -76,12 +76,6 @@ def _aliases(chosen: str | None, known: Any) -> list[str]:
     return list(known) if chosen is None else [chosen]
 
 
-def _session(alias: str) -> Any:
-    connection = connections[alias]
-    attach(connection)
-    return session_of(connection)
-
-
 def _caches(chosen: str | None) -> list[QueryCache]:
     if chosen is not None and chosen not in settings.CACHES:
         raise InvalidCacheBackendError(f"The connection '{chosen}' doesn't exist.")
@@ -110,7 +104,7 @@ def invalidate(
     if tables_or_models:
         effects = Effects(written_with(_tables(tables_or_models), current()))
     for alias in _aliases(db_alias, connections):
-        session = _session(alias)
+        session = attach(connections[alias])
         transaction = session.transaction()
         if transaction is not None:
             transaction.note(effects)
@@ -144,7 +138,7 @@ def get_last_invalidation(
     tokens: list[str] = []
     for cache in _caches(cache_alias or config.cache):
         for alias in _aliases(db_alias, connections):
-            session = _session(alias)
+            session = attach(connections[alias])
             space = session.namespace(config)
             primary = session.primary_alias(config)
             pairs = [(tag, tag_key(space, primary, tag, config)) for tag in tags]
@@ -336,7 +330,7 @@ def invalidation_deferred() -> Iterator[None]:
 
 def _deliver(alias: str, effects: Effects) -> None:
     cache = query_cache(current().cache)
-    session = _session(alias)
+    session = attach(connections[alias])
     if cache is not None and effects != NOTHING:
         transaction = session.transaction()
         if transaction is not None:

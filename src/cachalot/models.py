@@ -15,7 +15,7 @@ class Outbox(models.Model):
     .. versionadded:: 3.0
     """
 
-    id: models.BigAutoField[int, int] = models.BigAutoField(primary_key=True)
+    id: models.BigIntegerField[int, int] = models.BigIntegerField(primary_key=True)
     created: models.DateTimeField[Any, Any] = models.DateTimeField()
     cache: models.CharField[str, str] = models.CharField(max_length=255)
     tags: models.TextField[str, str] = models.TextField()

@@ -59,10 +59,6 @@ def get_table_cache_key(db_alias: str, table: str) -> str:
     .. versionadded:: 1.0
     """
     config = current()
-    connection = connections[db_alias]
-    attach(connection)
-    session = session_of(connection)
-    if session is None:
-        raise UncachableQuery
+    session = attach(connections[db_alias])
     tag = any_of(canonical_table(table))
     return tag_key(session.namespace(config), session.primary_alias(config), tag, config)

@@ -238,19 +238,25 @@ def test_evicted_mark(other_connection):
 # Overlapping writers.
 
 
+def second_in_flight(start, wrong):
+    """Let a writer end while another has committed, and a reader come meanwhile; return the latter two."""
+    first = start(grow, WRITE)
+    assert first.to("DONE")
+    second = start(grow, WRITE)
+    assert second.to("COMMIT")
+    first.finish()
+    reader = start(ages, READ)
+    assert reader.to("FILL") is wrong
+    assert second.to("DONE")
+    return second, reader
+
+
 @either
 def test_two_overlapping_writers(wrong, other_connection):
     """Rows "overwrite-mark, 2 overlapping writers", "intent set, 2 writers": both keep the tag dark."""
     with changed(wrong, one_mark_for_all):
         with stepping() as start:
-            first = start(grow, WRITE)
-            assert first.to("DONE")
-            second = start(grow, WRITE)
-            assert second.to("COMMIT")
-            first.finish()
-            reader = start(ages, READ)
-            assert reader.to("FILL") is wrong
-            assert second.to("DONE")
+            second, reader = second_in_flight(start, wrong)
             assert reader.finish() == [1]
             assert stale(ages) is wrong
             second.finish()
@@ -262,14 +268,7 @@ def test_second_of_two_overlapping_writers_dies(wrong, other_connection):
     """The same rows with a crash: the intent of the dead writer stays for its lease."""
     with changed(wrong, one_mark_for_all):
         with stepping() as start:
-            first = start(grow, WRITE)
-            assert first.to("DONE")
-            second = start(grow, WRITE)
-            assert second.to("COMMIT")
-            first.finish()
-            reader = start(ages, READ)
-            assert reader.to("FILL") is wrong
-            assert second.to("DONE")
+            second, reader = second_in_flight(start, wrong)
             second.die()
             reader.finish()
         assert stale(ages) is wrong

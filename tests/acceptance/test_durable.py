@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from unittest import mock
+from uuid import uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -291,7 +292,9 @@ def test_row_of_a_process_that_reaches_the_cache_no_more(settings, other_connect
 
 def raw_row(alias, text):
     """Somebody else has left a row."""
-    Outbox.objects.using(alias).create(created="2026-01-01T00:00Z", cache="outage", tags=text, gid="")
+    number = uuid4().int >> 65
+    row = Outbox(id=number, created="2026-01-01T00:00Z", cache="outage", tags=text, gid="")
+    row.save(using=alias, force_insert=True)
 
 
 # What the row holds.
@@ -775,3 +778,12 @@ def test_look_under_one_search_path_is_none_under_another():
         finally:
             cursor.execute("RESET search_path")
     assert outbox.place_of(session, config)[1] == "default"
+
+
+@pytest.mark.databases("postgresql")
+def test_variable_of_a_transaction_is_no_other_outbox():
+    """Row-level security sets a variable in each transaction; that does not make its reads uncached."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('cachalot.tenant', 'one', true)")
+        names()
+        assert is_hit(names)

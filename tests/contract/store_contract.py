@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
@@ -21,7 +21,7 @@ from django.test import override_settings
 from cachalot.core.protocol import is_mark
 from cachalot.core.steps import SERVER, Add, Create, Done, Lifetime, Mark, SetMany
 from cachalot.engine.guard import Guard
-from cachalot.stores.base import StoreAway, StoreError, Tier
+from cachalot.stores.base import StoreAway, StoreError, StoreRefused, Tier
 from cachalot.stores.making import make_store
 from tests.servers import SERVERS
 
@@ -319,6 +319,13 @@ class StoreContract:
         keys = [KEY("lease"), KEY("entry"), KEY("state")]
         time.sleep(self.late)
         assert values_of(store, keys) == {KEY("state"): "1"}
+
+    def test_entry_without_life(self, store: Store) -> None:
+        """What may stay for no time at all is not there a moment later, nor is what it would replace."""
+        store.set_many([(KEY("entry"), b"before")], Lifetime.ENTRY)
+        with override_settings(CACHALOT_TIMEOUT=0), suppress(StoreRefused):
+            store.set_many([(KEY("entry"), b"rows")], Lifetime.ENTRY)
+        assert values_of(store, [KEY("entry")]) == {}
 
     def test_key_whose_lease_has_ended_can_be_added(self, store: Store) -> None:
         """The end of a lease is absence."""

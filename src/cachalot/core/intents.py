@@ -39,10 +39,5 @@ def left_by(value: object, writer: str, now: int) -> tuple[str | None, bool]:
     return (marked(others) if others else None), writer in intents(value)
 
 
-def last_end(mark: str) -> int:
-    """Return when the last lease in a mark ends."""
-    return max(intents(mark).values(), default=0)
-
-
 def _others(value: object, writer: str, now: int) -> dict[str, int]:
     return {one: end for one, end in intents(value).items() if end > now and one != writer}

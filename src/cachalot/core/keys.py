@@ -22,6 +22,9 @@ FORMAT = "c3"
 """Changes when tags of old and new releases no longer mean the same; entries have a number of their own."""
 
 
+PROBE = f"{FORMAT}:probe"
+"""Under this key something small is written, to see whether a cache takes it."""
+
 MAX_TAGS = 10_000
 """Keys kept per database, so that they are not computed again."""
 

@@ -15,7 +15,6 @@ from django.utils.connection import ConnectionDoesNotExist
 from cachalot.core.steps import Committed
 from cachalot.engine import isolation, outbox
 from cachalot.engine.isolation import Level
-from cachalot.observe.events import CacheEvent, emit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,7 +102,7 @@ class Attempt:
             self.error = error
             return Committed.NO if self._session.commit_failed_for_sure() else Committed.UNKNOWN
         if self._stored:
-            emit(CacheEvent("outbox", ", ".join(map(str, self._effects.tags()))))
+            outbox.tell(self._effects)
         return Committed.UNKNOWN if self._session.answers_later() else Committed.YES
 
     def _run_wrapped(self) -> Any:

@@ -207,11 +207,9 @@ class QueryCache:
         :returns: whether they were kept.
         """
         query, transaction = ticket.query, ticket.transaction
-        if session.context(config) != query.context or session.transaction() is not transaction:
+        if not _valid(session, ticket, config):
             return False
         if transaction is not None:
-            if transaction.serial != ticket.serial:
-                return False
             if not ticket.shared:
                 transaction.keep(query.digest, LocalResult(query.tags, ticket.stamp, payload))
                 return True
@@ -231,15 +229,12 @@ class QueryCache:
 
         :param ticket: from a lookup that was a hit.
         """
-        query, transaction = ticket.query, ticket.transaction
-        if session.context(config) != query.context or session.transaction() is not transaction:
-            return False
-        if transaction is not None and transaction.serial != ticket.serial:
+        if not _valid(session, ticket, config):
             return False
         if ticket.stamp is None:
             return True  # Nobody else can change what a snapshot sees.
         try:
-            return self._ask(session, query, config, entry=False).stamp == ticket.stamp
+            return self._ask(session, ticket.query, config, entry=False).stamp == ticket.stamp
         except StoreAway:
             return False
 
@@ -318,7 +313,7 @@ class QueryCache:
         with suppress(Error):
             available = outbox.is_there(session, config)
         if available and outbox.put(session, self.alias, effects, config, gid):
-            emit(CacheEvent("outbox", ", ".join(map(str, effects.tags()))))
+            outbox.tell(effects)
 
     def between(self, session: Session, *, begins: bool = False) -> None:
         """Use a moment between two transactions to read the outbox, if that is due; never raises.
@@ -404,7 +399,7 @@ class QueryCache:
         with suppress(Error):
             stored = between_transactions(session) and outbox.is_there(session, config)
             if stored and outbox.put(session, self.alias, effects, config):
-                emit(CacheEvent("outbox", ", ".join(map(str, effects.tags()))))
+                outbox.tell(effects)
 
     def _deliver(self, session: Session, effects: Effects, config: Config) -> None:
         """End what a row of the outbox says.
@@ -435,3 +430,11 @@ class QueryCache:
         entry = Entry(epoch, 0, encode(fact))
         with suppress(StoreAway):
             self.guard.run(protocol.fill(key, seal(key.encode(), self._secret, entry)))
+
+
+def _valid(session: Session, ticket: Ticket, config: Config) -> bool:
+    """Return whether a session is where it was when it got a ticket, and has written nothing since."""
+    transaction = ticket.transaction
+    if session.context(config) != ticket.query.context or session.transaction() is not transaction:
+        return False
+    return transaction is None or transaction.serial == ticket.serial

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cachalot.analysis.params import UnencodableParameter, encode_params
@@ -70,6 +70,17 @@ class SessionContext:
     def pristine(self) -> bool:
         """Return whether nothing was set."""
         return self.now == NEW and not self.unknown
+
+    def of(self, names: Iterable[str]) -> Iterator[str]:
+        """Return what some settings are, as texts to be compared; nothing of those that were not set.
+
+        What was set by a statement whose name cannot be read may be one of them.
+        """
+        settings, local, chain = self.now
+        for place, known in enumerate((settings, local)):
+            yield from (f"{place} {name} {known[name].hex()}" for name in names if name in known)
+        if chain:
+            yield chain.hex()
 
     def parts(self) -> list[bytes]:
         """Return what goes into a key, as parts that cannot run into each other."""

@@ -81,12 +81,11 @@ class Draining:
         if config.on_cache_failure != "outbox":
             return
         place = outbox.place_of(session, config)
-        looked = self._looked.get(place)
-        outages = self._guard.outages
-        if looked is not None and looked.outages == outages:
+        looked = self._looked_since_outage(place)
+        if looked is not None:
             if time.monotonic() - looked.at >= config.outbox_interval and between_transactions(session):
                 # One thread looks, the others go on: this is no fence.
-                self._looked[place] = _Looked(outages, time.monotonic())
+                self._looked[place] = _Looked(looked.outages, time.monotonic())
                 with suppress(NotReadError, StoreAway):
                     self._look(session, place, config)
         elif between_transactions(session):
@@ -104,8 +103,8 @@ class Draining:
         connection = session.connection
         try:
             place = outbox.place_of(session, config)
-            looked = self._looked.get(place)
-            if looked is not None and looked.outages == self._guard.outages:
+            looked = self._looked_since_outage(place)
+            if looked is not None:
                 if time.monotonic() - looked.at < config.outbox_interval:
                     return
                 self._looked[place] = _Looked(looked.outages, time.monotonic())
@@ -159,8 +158,7 @@ class Draining:
 
     def _look(self, session: Session, place: outbox.Place, config: Config) -> None:
         outages = self._guard.outages
-        looked = self._looked.get(place)
-        if outages and (looked is None or looked.outages != outages):
+        if outages and self._looked_since_outage(place) is None:
             # A cache that is still away costs one question, not a statement for each read.
             self._guard.ask(GetMany((session.namespace(config).clock,)))
         connection = session.connection
@@ -182,7 +180,14 @@ class Draining:
                 # Reading has begun a transaction.
                 with suppress(Exception):
                     connection.connection.commit()
+        if len(self._looked) > outbox.MAX_PLACES:
+            self._looked.clear()
         self._looked[place] = _Looked(outages, time.monotonic())
+
+    def _looked_since_outage(self, place: outbox.Place) -> _Looked | None:
+        """Return when an outbox was looked into, ``None`` if that was not since the cache was last away."""
+        looked = self._looked.get(place)
+        return looked if looked is not None and looked.outages == self._guard.outages else None
 
     def _tell_once(self, place: outbox.Place, error: Exception) -> None:
         if place not in self._told:
@@ -199,7 +204,7 @@ def _quiet(session: Session) -> bool:
     """Return whether the driver has nothing under way: no transaction, no COPY, no pipeline."""
     connection = session.connection
     driver = connection.connection
-    if connection.in_atomic_block or session.broken() or session.answers_later() or session.once:
+    if connection.in_atomic_block or session.broken() or session.answers_later() or session.level_pending:
         return False
     if driver is None:
         return True

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from cachalot.core import protocol
-from cachalot.core.keys import draw
+from cachalot.core.keys import PROBE, draw
 from cachalot.core.protocol import WriteKeys
 from cachalot.core.steps import Add, Committed, Create, Done, GetMany, Lifetime, Mark, SetMany, StoreStep
 from cachalot.observe.events import CacheEvent, emit
@@ -244,9 +244,8 @@ class Guard:
 
     def _answers(self) -> bool:
         """Return whether the cache still takes something small."""
-        key = "c3:probe"
         try:
-            self._store.set_many(((key, draw()),), Lifetime.LEASE)
+            self._store.set_many(((PROBE, draw()),), Lifetime.LEASE)
         except StoreAway:
             return False
         return True

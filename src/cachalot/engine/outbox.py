@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from django.db import Error
 
 from cachalot.conf import OUTBOX_TABLE
-from cachalot.core.keys import digest
 from cachalot.core.tags import EVERYTHING, NOTHING, Effects, Scope
+from cachalot.observe.events import CacheEvent, emit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,7 +50,13 @@ _IS_THERE = {
     "sqlite": f"SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = '{OUTBOX_TABLE}'",  # noqa: S608 - the same
 }
 
-Place = tuple[str, str, bytes]
+_DECIDING = ("search_path", "role", "session_authorization")
+"""Settings of a session that decide which table a name means."""
+
+MAX_PLACES = 10_000
+"""Places known at a time: a project may have as many schemas as customers."""
+
+Place = tuple[str, ...]
 
 _there: dict[Place, tuple[bool, float]] = {}
 """Whether there is a table, and when that was asked."""
@@ -64,10 +70,14 @@ def forget(**_kwargs: object) -> None:
 def place_of(session: Session, config: Config) -> Place:
     """Return what decides on which table a connection sees, and how much of it.
 
-    The database; the alias, for a replica sees less than its primary; and settings such as the search path.
+    The database; the alias, for a replica sees less than its primary; and the schema in which names are
+    found.
     """
-    seen = digest(*session.settings.parts(), str(getattr(session.connection, "schema_name", "")).encode())
-    return session.namespace(config).root, session.connection.alias, seen
+    connection = session.connection
+    schema = str(getattr(connection, "schema_name", ""))
+    # Elsewhere no setting decides; what is set for each request there must not make a place of its own.
+    decided = session.settings.of(_DECIDING) if connection.vendor == "postgresql" else ()
+    return session.namespace(config).root, connection.alias, schema, *decided
 
 
 def supported(session: Session) -> bool:
@@ -88,6 +98,8 @@ def is_there(session: Session, config: Config) -> bool:
     if not there and time.monotonic() - asked > ASK_AGAIN_SECONDS:
         with _protected(session):
             there = bool(_ask(connection, _IS_THERE[connection.vendor]))
+        if len(_there) > MAX_PLACES:
+            _there.clear()
         _there[place] = (there, time.monotonic())
     return there
 
@@ -121,8 +133,13 @@ def put(session: Session, cache: str, effects: Effects, config: Config, gid: str
     return True
 
 
+def tell(effects: Effects) -> None:
+    """Tell those who listen that an invalidation waits in the outbox."""
+    emit(CacheEvent("outbox", ", ".join(map(str, effects.tags()))))
+
+
 def rows(session: Session, cache: str, after: int) -> list[tuple[int, Effects]]:
-    """Return the next rows for a cache, oldest first: their numbers, and what they end.
+    """Return the next rows for a cache, in the order of their numbers, and what they end.
 
     :param after: number of the last row seen.
     :raises django.db.Error: the database does not answer, or does not have the table.

@@ -82,7 +82,7 @@ class Session:
     """The state of one connection.
 
     :param connection: a Django database connection; it need not be open.
-    :ivar once: whether a level was set that MySQL uses up with the next statement.
+    :ivar level_pending: whether a level was set that MySQL uses up with the next statement.
     """
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
@@ -91,7 +91,7 @@ class Session:
         self.work = Work()
         self.initialising = False
         self.manual = False
-        self.once = False
+        self.level_pending = False
         self.notices: list[Effects] = []
         self.settings = SessionContext()
         self._driver: Any = None

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from cachalot.core.keys import FORMAT, draw
+from cachalot.core.keys import FORMAT, PROBE, draw
 from cachalot.core.steps import GetMany, Lifetime, SetMany
 from cachalot.stores.base import StoreAway
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 KEY: Final = f"{FORMAT}:switch"
 """One for all databases and projects that share the cache."""
 
-_PROBE: Final = f"{FORMAT}:probe"
 _OFF: Final = "off"
 _ON: Final = "on"
 
@@ -63,7 +62,7 @@ class Switch:
         :raises StoreAway: it does not answer.
         """
         # Some clients return nothing where there is no server; none of them takes a value there.
-        self._write(_PROBE, draw(), Lifetime.LEASE)
+        self._write(PROBE, draw(), Lifetime.LEASE)
         self._off = self._read()
         return self._off
 

@@ -33,10 +33,14 @@ def session_of(connection: BaseDatabaseWrapper) -> Session | None:
     return session
 
 
-def attach(connection: BaseDatabaseWrapper) -> None:
-    """Give a connection a session and take its seams. Doing it twice does no harm."""
-    if SESSION in connection.__dict__:
-        return
+def attach(connection: BaseDatabaseWrapper) -> Session:
+    """Give a connection a session, and take its seams. Doing it twice does no harm.
+
+    :returns: its session.
+    """
+    attached = session_of(connection)
+    if attached is not None:
+        return attached
     session = Session(connection)
     connection.__dict__[SESSION] = session
     connection.__dict__[ORIGINALS] = {}
@@ -52,6 +56,7 @@ def attach(connection: BaseDatabaseWrapper) -> None:
     original = _weak(connection.ops.compiler)
     connection.ops.__dict__["compiler"] = lambda name: traced_class(original(name))
     connection.execute_wrappers.insert(0, StatementWrapper(session))
+    return session
 
 
 def detach(connection: BaseDatabaseWrapper) -> None:
@@ -127,9 +132,7 @@ def _rolling_back(session: Session) -> Callable[[Original], Original]:
         def _rollback() -> Any:
             result = original()
             session.rolled_back()
-            cache = query_cache(current().cache)
-            if cache is not None:
-                cache.between(session)
+            _use_moment(session)
             return result
 
         return _rollback
@@ -155,7 +158,7 @@ def _setting_mode(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
         def set_autocommit(autocommit: bool, *args: Any, **kwargs: Any) -> Any:
             if not autocommit and session.connection.autocommit:
-                _before_transaction(session)
+                _use_moment(session, begins=True)
             forced = bool(args and args[0]) or kwargs.get(
                 "force_begin_transaction_with_broken_autocommit", False
             )
@@ -170,10 +173,11 @@ def _setting_mode(session: Session) -> Callable[[Original], Original]:
     return make
 
 
-def _before_transaction(session: Session) -> None:
+def _use_moment(session: Session, *, begins: bool = False) -> None:
+    """Use a moment between two transactions; see ``QueryCache.between``."""
     cache = query_cache(current().cache)
     if cache is not None:
-        cache.between(session, begins=True)
+        cache.between(session, begins=begins)
 
 
 def _running_hooks(session: Session) -> Callable[[Original], Original]:

@@ -39,7 +39,7 @@ class StatementWrapper:
         session = self._session
         if session.initialising:
             return execute(sql, params, many, context)
-        session.once = False
+        session.level_pending = False
         if isinstance(sql, str) and sql in session.work.expected:
             before(session)
             result = execute(sql, params, many, context)

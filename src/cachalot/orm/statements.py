@@ -335,9 +335,9 @@ def _after(session: Session, judged: Judged, sql: str, params: Any, *, outside: 
             if statement.verb == "USE":
                 session.setting_unknown()
         elif kind is Kind.ISOLATION:
-            once = session.connection.vendor == "postgresql" and _is_for_one_transaction(sql)
-            session.level_changed(statement.isolation, once=once)
-            session.once = session.connection.vendor == "mysql" and _is_for_one_transaction(sql)
+            vendor, once = session.connection.vendor, _is_for_one_transaction(sql)
+            session.level_changed(statement.isolation, once=once and vendor == "postgresql")
+            session.level_pending = once and vendor == "mysql"
         elif kind is Kind.SAVEPOINT:
             session.savepoint(statement.name, begins=outside)
         elif kind is Kind.RELEASE:

@@ -137,6 +137,11 @@ def seconds(lifetime: Lifetime) -> float | None:
     return max(config.lease, config.replica_lag if config.replicas else 0)
 
 
+def lease_milliseconds() -> int:
+    """Return how long a mark may stay."""
+    return int((seconds(Lifetime.LEASE) or 0) * 1000)
+
+
 class DjangoCacheStore:
     """A Django cache as a store.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cachalot.core.intents import left_by, marked_by
 from cachalot.core.steps import Lifetime
 from cachalot.stores.base import Tier
-from cachalot.stores.django_cache import DjangoCacheStore, seconds
+from cachalot.stores.django_cache import DjangoCacheStore, lease_milliseconds
 
 if TYPE_CHECKING:
     from cachalot.core.steps import Create, Done, Mark
@@ -41,7 +41,7 @@ class LocalStore(DjangoCacheStore):
     def mark(self, step: Mark) -> None:
         """Add an intent; see :class:`~cachalot.stores.base.Store`."""
         now = _now()
-        end = now + int((seconds(Lifetime.LEASE) or 0) * 1000)
+        end = now + lease_milliseconds()
         with _lock:
             got = self.get_many(step.keys)
             marks = [(key, marked_by(got.get(key), step.writer, now, end)) for key in step.keys]

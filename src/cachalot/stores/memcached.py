@@ -15,6 +15,7 @@ from django.core.cache import caches
 from django.core.cache.backends.memcached import PyLibMCCache, PyMemcacheCache
 
 from cachalot.core.intents import intents, marked
+from cachalot.core.keys import FORMAT
 from cachalot.core.steps import Lifetime
 from cachalot.stores.base import Concern, StoreAway, Tier
 from cachalot.stores.django_cache import UNREADABLE, DjangoCacheStore, plain, seconds
@@ -40,7 +41,7 @@ def compares_and_swaps(cache: BaseCache) -> bool:
 
 def sign_of_life(writer: str) -> str:
     """Return the key that says that a writer lives."""
-    return f"c3:i:{writer}"
+    return f"{FORMAT}:i:{writer}"
 
 
 class MemcachedStore(DjangoCacheStore):

@@ -12,13 +12,21 @@ import inspect
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from django.core.cache import caches
 
+from cachalot.core.keys import PROBE
 from cachalot.core.steps import SERVER, Lifetime
 from cachalot.stores import redis_scripts as scripts
 from cachalot.stores.base import Concern, StoreAway, StoreRefused, Tier
-from cachalot.stores.django_cache import STATE_SECONDS, DjangoCacheStore, class_names, seconds
+from cachalot.stores.django_cache import (
+    STATE_SECONDS,
+    DjangoCacheStore,
+    class_names,
+    lease_milliseconds,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -67,6 +75,7 @@ class RedisStore(DjangoCacheStore):
     def __init__(self, alias: str) -> None:
         super().__init__(alias)
         self._flags = True  # until a server does not understand them
+        self._clients: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values of those ``keys`` that are present, and who said so."""
@@ -84,9 +93,10 @@ class RedisStore(DjangoCacheStore):
     def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Lifetime) -> None:
         """Write all ``values``; see :class:`~cachalot.stores.base.Store`."""
         names = self._names([key for key, _value in values])
-        end = _life(lifetime)
+        life = _life(lifetime)
         commands = [
-            Command(name, ("SET", name, _written(value), *end))
+            # A millisecond, the shortest life that Redis knows, is long enough to be served.
+            Command(name, ("DEL", name) if life == _NO_LIFE else ("SET", name, _written(value), *life))
             for name, (_key, value) in zip(names, values, strict=True)
         ]
         self._ask_all(commands, refusable=lifetime is Lifetime.ENTRY)
@@ -106,10 +116,9 @@ class RedisStore(DjangoCacheStore):
 
     def mark(self, step: Mark) -> None:
         """Add an intent; see :class:`~cachalot.stores.base.Store`."""
-        lease = int((seconds(Lifetime.LEASE) or 0) * 1000)
         names = self._names(step.keys)
         with self._emptied_when_full(names):
-            self._run(scripts.MARK, names, (step.writer, lease))
+            self._run(scripts.MARK, names, (step.writer, lease_milliseconds()))
 
     def done(self, step: Done) -> None:
         """Take an intent away; see :class:`~cachalot.stores.base.Store`."""
@@ -128,7 +137,7 @@ class RedisStore(DjangoCacheStore):
 
     def concerns(self) -> list[Concern]:
         """Return what makes the guarantees weaker here; see :class:`~cachalot.stores.base.Store`."""
-        (name,) = self._names(["c3:concerns"])
+        (name,) = self._names([PROBE])
         server, answers = self._exchanged([Command(name, ("INFO", "memory"))])
         facts = _facts([one for one in answers if not isinstance(one, Exception)])
         found = [] if server else [Concern.NAMELESS]
@@ -165,8 +174,12 @@ class RedisStore(DjangoCacheStore):
 
     def _client(self) -> Any:
         cache: Any = caches[self.alias]
-        owner = cache.client if self._django_redis else cache._cache  # noqa: SLF001 - subclasses replace it
-        return owner.get_client(write=True)
+        client = self._clients.get(cache)
+        if client is None:
+            # Django makes a new one for each call, which takes as long as a question to the server.
+            owner = cache.client if self._django_redis else cache._cache  # noqa: SLF001 - subclasses replace it
+            client = self._clients[cache] = owner.get_client(write=True)
+        return client
 
     def _groups(self, names: list[str]) -> list[list[str]]:
         """Return keys by the slots of a cluster in which they lie, in their order."""
@@ -350,9 +363,14 @@ def _errors() -> Any:
     return redis.exceptions
 
 
+_NO_LIFE = ("PX", 0)
+
+
 def _life(lifetime: Lifetime) -> tuple[Any, ...]:
     life = seconds(lifetime)
-    return () if life is None else ("PX", max(1, int(life * 1000)))
+    if life is None:
+        return ()
+    return ("PX", max(1, int(life * 1000))) if life > 0 else _NO_LIFE
 
 
 def _written(value: Any) -> bytes:

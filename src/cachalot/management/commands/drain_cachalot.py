@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, connections
 
 from cachalot.engine.caches import query_cache
-from cachalot.orm.connection import attach, session_of
+from cachalot.orm.connection import attach
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:
@@ -52,11 +52,8 @@ def _drained(alias: str, cache_alias: str) -> str:
     cache = query_cache(cache_alias)
     if cache is None:
         return ""
-    connection = connections[alias]
-    attach(connection)
-    session = session_of(connection)
     try:
-        number = cache.drain(session)  # type: ignore[arg-type]  # it was just attached
+        number = cache.drain(attach(connections[alias]))
     except StoreAway as error:
         raise CommandError(f"The cache {cache_alias!r} does not answer: {error}. Run this again.") from error
     except Error as error:
