@@ -11,7 +11,7 @@ SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*/.*') $(wild
 INTERPRETER := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 MADE = $(VENV)/.made-$(INTERPRETER)
 
-.PHONY: help demo demo-serve test matrix faults django-suite fuzz lint types imports clean .packages-venv .packages-servers
+.PHONY: help demo demo-serve test matrix faults algebra django-suite fuzz lint types imports clean .packages-venv .packages-servers
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -37,6 +37,9 @@ faults: $(VENV)/.package $(VENV)/.test ## the register workload under faults, tw
 
 django-suite: .packages-venv .packages-servers ## Django's own ORM tests with cachalot (ARGS="--django 6.1 --database sqlite")
 	$(PYTHON) -m tests.django_suite $(ARGS)
+
+algebra: $(VENV)/.package $(VENV)/.test ## random queries and writes, 100,000 pairs (ARGS="--database postgresql --report reports/algebra-postgresql.txt")
+	$(BIN)/python -m tests.algebra $(ARGS)
 
 fuzz: .fuzz/.made-$(INTERPRETER) ## SQL texts and stored bytes made up by atheris (FUZZ_SECONDS=120 for each, ARGS=--keep)
 	PYTHONPATH=src nice .fuzz/venv/bin/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(ARGS)

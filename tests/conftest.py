@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.cache import caches
 from django.db import connection, connections
 from django.db.models import QuerySet
+from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
@@ -65,6 +66,17 @@ def _clean() -> None:
         session = session_of(one)
         if session is not None and not one.in_atomic_block and not session.settings.pristine():
             one.close()
+
+
+@pytest.fixture(autouse=True)
+def _granularity(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Heed the marker ``granularity``."""
+    marker = request.node.get_closest_marker("granularity")
+    if marker is None:
+        yield
+        return
+    with override_settings(CACHALOT_GRANULARITY=marker.args[0]):
+        yield
 
 
 class OtherConnection:

@@ -29,7 +29,7 @@ REPORT = ROOT / "reports" / "matrix.txt"
 BOTH = ("sqlite:locmem", "postgresql:redis")
 SQLITE = BOTH[:1]
 AT_A_TIME = 2
-SUITES = ("acceptance", "analysis", "codecs", "core", "engine", "stateful", "surface")
+SUITES = ("acceptance", "algebra", "analysis", "codecs", "core", "engine", "stateful", "surface")
 
 #: The Pythons each Django is tested on.
 SUPPORTED = {

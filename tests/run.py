@@ -68,7 +68,7 @@ RACE_PAIRS = (
     Pair("mariadb", "pymemcache"),
 )
 PAIRS = (*FULL_PAIRS, *IMPORTANT_PAIRS, *RACE_PAIRS)
-IMPORTANT = ("tests/acceptance", "tests/stateful")
+IMPORTANT = ("tests/acceptance", "tests/algebra", "tests/stateful")
 RACES = (
     "tests/acceptance/test_races.py",
     "tests/acceptance/test_signal.py",

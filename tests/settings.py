@@ -151,6 +151,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     *(["django.contrib.postgres"] if TEST_DB in {"postgresql", "psycopg2"} else []),
     "tests.testapp",
+    "tests.algebra.apps.AlgebraConfig",
     "cachalot",
 ]
 # Tables straight from the models: the migrations of Django's own apps take seconds per run.

@@ -121,6 +121,12 @@ def _failure_policy(value: object) -> str:
     return str(value)
 
 
+def _granularity(value: object) -> str:
+    if _text(value) not in {"row", "table"}:
+        raise ValueError
+    return str(value)
+
+
 def _hook(value: object) -> Callable[..., Any] | None:
     if value is None or callable(value):
         return value
@@ -188,6 +194,7 @@ SOME_SECONDS: Final = Kind("a number of seconds above 0", _positive_number)
 SECONDS_OR_NONE: Final = Kind("a number of seconds, 0 or more, or None", _number_or_none)
 SHARE: Final = Kind("a number from 0.0 to 1.0", _share)
 COUNT: Final = Kind("a whole number, 0 or more", _count)
+GRANULARITY: Final = Kind("'row' or 'table'", _granularity)
 FAILURE_POLICY: Final = Kind("'outbox', 'journal', 'raise' or 'ignore'", _failure_policy)
 HOOK: Final = Kind("None, a callable, or the dotted path of one that can be imported", _hook)
 KEYGEN: Final = Kind("None, a callable, or the dotted path of one that can be imported", _keygen)
@@ -327,6 +334,12 @@ class Config:
     )
     outbox_interval: float = _setting(
         10.0, SECONDS, "Seconds after which a process looks into the outbox again before it serves a result."
+    )
+    granularity: str = _setting(
+        "row",
+        GRANULARITY,
+        "What a write ends: 'row' the results that depend on a row or column it has changed, where the cache "
+        "in use can tell; 'table' all results that depend on its table.",
     )
     max_rows: int = _setting(20_000, COUNT, "Results with more rows are not stored.")
     max_bytes: int = _setting(4 * 1024 * 1024, COUNT, "Results with more bytes are not stored.")

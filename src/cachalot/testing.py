@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from cachalot.core.decisions import Decision, Outcome
-from cachalot.engine import caches
+from cachalot.engine import caches, facts
 from cachalot.observe import counters
 from cachalot.observe.events import Event, ReadEvent, record
 from cachalot.orm.auditing import AuditError
@@ -104,4 +104,5 @@ def reset() -> None:
     The content of the caches stays; clear them with ``django.core.cache.caches[alias].clear()``.
     """
     caches.forget()
+    facts.forget_all()
     counters.reset()

@@ -30,7 +30,7 @@ from tests.acceptance.test_cascades import TRIGGERS
 from tests.conftest import evaluated
 from tests.testapp.models import Author, Book, Bookmark, Category, MixedCase, Pizzeria, Tag
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.granularity("table")]
 postgresql = pytest.mark.databases("postgresql")
 
 EVERY_HIT = override_settings(CACHALOT_AUDIT_RATE=1.0)

@@ -44,6 +44,7 @@ from tests.servers import Redis
 from tests.testapp.models import Author, Book, Tag
 
 pytestmark = [
+    pytest.mark.granularity("table"),
     pytest.mark.usefixtures("each_thread_a_process"),
     pytest.mark.django_db(transaction=True),
     pytest.mark.databases("postgresql"),
@@ -139,8 +140,8 @@ def one_mark_for_all():
 def snapshots_without_clock():
     """Read in a snapshot as outside of it."""
 
-    def read(keys, _clock, open_entry, draw):
-        return protocol.read(keys, open_entry, draw)
+    def read(keys, _clock, open_entry, draw, names):
+        return protocol.read(keys, open_entry, draw, names)
 
     return mock.patch.object(protocol, "read_in_snapshot", read)
 

@@ -65,7 +65,7 @@ from tests.testapp.models import (
 
 BookTag = Book.tags.through
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.granularity("table")]
 
 if django.VERSION >= (5, 2):
     from tests.testapp.models import Seat

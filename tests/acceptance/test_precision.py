@@ -88,7 +88,7 @@ def test_prefetch_depends_on_its_own_two_tables(library):
     Book.objects.filter(pk=library.books[0].pk).update(pages=2)
     _, sent = run(prefetch)
     assert len(sent) == 1, sent
-    library.tags[0].save()
+    Tag.objects.filter(pk=library.tags[0].pk).update(name="another")
     _, sent = run(prefetch)
     assert len(sent) == 1, sent
 

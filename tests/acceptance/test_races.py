@@ -237,6 +237,8 @@ def test_every_order_of_one_reader_and_one_writer(warm, write, watched, author):
         assert agreed(names) == ["after"], order
 
 
+# A write whose rows are told apart holds their locks until it is committed: two never overlap.
+@pytest.mark.granularity("table")
 def test_many_orders_of_one_reader_and_two_writers(author):
     """When commits that overlap have both ended nothing stale is left."""
     chance = random.Random(20260701)

@@ -34,7 +34,8 @@ def test_explanation_follows_the_life_of_a_result(library):
     found = explain(queryset)
     assert (found.decision.outcome, found.decision.reason) == (Outcome.MISS, Reason.NEW)
     assert found.tables == (AUTHORS,)
-    assert set(found.invalidated_by) == {"*", f"any({AUTHORS})"}
+    columns = {f"col({AUTHORS}, {column})" for column in ("*", "id", "name", "age")}
+    assert set(found.invalidated_by) == {"*", f"whole({AUTHORS})", f"rows({AUTHORS})"} | columns
     assert AUTHORS in found.sql
     assert found.key
     list(queryset.all())

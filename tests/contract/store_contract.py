@@ -265,6 +265,33 @@ class StoreContract:
         store.done(done("w", ONE, TWO))
         assert values_of(store, [ONE, TWO]) == {ONE: "of w", TWO: "of w"}
 
+    def test_token_that_is_removed(self, store: Store) -> None:
+        """An empty token leaves nothing that a reader could take for the last one; intents of others stay."""
+        if store.tier is not Tier.INTENTS:
+            pytest.skip("it cannot remove a value in one step")
+        store.set_many([(ONE, "before"), (TWO, "before")], Lifetime.STATE)
+        store.mark(Mark((ONE, TWO), "a"))
+        store.mark(Mark((TWO,), "b"))
+        removed = Done("a", (CLOCK, "later"), ((ONE, ""), (TWO, "")), committed=True)
+        store.done(removed)
+        assert values_of(store, [ONE]) == {}
+        assert self.dark(store, TWO) == [True]
+        assert store.create(Create((CLOCK, "new"), ((ONE, "1"),), frozenset({ONE})))[ONE] == "1"
+        store.done(Done("b", (CLOCK, "later"), ((TWO, ""),), committed=True))
+        assert values_of(store, [TWO]) == {}
+
+    def test_keys_that_are_watched(self, store: Store) -> None:
+        """MARK and DONE say what is under other keys, as it is afterwards."""
+        if store.tier is not Tier.INTENTS:
+            pytest.skip("it need not say")
+        store.set_many([(TWO, "token")], Lifetime.STATE)
+        watched = (TWO, KEY("absent"))
+        for answer in (
+            store.mark(Mark((ONE,), "w", watched)),
+            store.done(Done("w", (CLOCK, "later"), ((ONE, "new"),), True, watched)),
+        ):
+            assert {key: value for key, value in answer.items() if key != SERVER} == {TWO: "token"}
+
     def test_creation(self, store: Store) -> None:
         """Absent tags get their tokens after the clock; what is present stays, and is told if it is known."""
         store.set_many([(ONE, "there")], Lifetime.STATE)

@@ -37,9 +37,9 @@ class TestRoundTrip:
         assert entry.saved_us == kept_us
 
     def test_size_of_the_frame(self) -> None:
-        """The frame adds 38 bytes, and says its format in the second."""
+        """The frame adds 40 bytes, and says its format in the second."""
         data = seal(KEY, SECRET, ENTRY)
-        assert len(data) == 38 + len(ENTRY.payload)
+        assert len(data) == 40 + len(ENTRY.payload)
         assert data[1] == FORMAT
 
 

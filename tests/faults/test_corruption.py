@@ -342,6 +342,8 @@ def test_state_heals(shelf: Shelf, kind: str) -> None:
     healed()
 
 
+# The tag of a row that nobody writes again stays dark until its mark, which has a lease, is gone.
+@pytest.mark.granularity("table")
 def test_marks_of_nobody_end_by_writing(shelf: Shelf) -> None:
     """A mark that nobody has set keeps results from being served, until what it stands for is written."""
     warm()

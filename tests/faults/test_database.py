@@ -14,7 +14,7 @@ pytestmark = FAULTS
 
 WRITES = ["write", "write_atomic"]
 #: What is sent last by each of them, as far as the line can see it.
-LAST = {"write": b"UPDATE", "write_atomic": b"COMMIT"}
+LAST = {"write": b"COMMIT", "write_atomic": b"COMMIT"}
 
 
 @pytest.fixture

@@ -82,7 +82,8 @@ def test_two_overlapping_writers_and_one_is_killed(point, write, postgres, cache
 def test_killed_while_the_database_still_works_at_its_statement(postgres, cache, start_worker):
     """A commit that happens after the death of its writer is seen by everybody."""
     database = postgres_settings(postgres.port)
-    reader, writer, holder = (start_worker(database, cache, CACHALOT_LEASE=5.0) for _ in range(3))
+    settings = {"CACHALOT_LEASE": 5.0, "CACHALOT_GRANULARITY": "table"}  # its statement commits by itself
+    reader, writer, holder = (start_worker(database, cache, **settings) for _ in range(3))
     pk = reader.call("create", 1)
     hits_again(reader, pk)
     holder.start("hold", pk, stop="before COMMIT")

@@ -21,12 +21,14 @@ from django.db import close_old_connections, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from cachalot.core.steps import Lifetime
+from cachalot.engine import alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from multiprocessing.connection import Connection
 
 #: LOOK is every question to the cache; FILL stores a result.
+SESSION = "_cachalot_session"
 STEPS = ("LOOK", "CREATE", "QUERY", "FILL", "MARK", "COMMIT", "DONE")
 _PR_SET_PDEATHSIG = 1
 
@@ -104,6 +106,8 @@ def stop_at_commits(points: Points) -> None:
         return points.around("COMMIT", commit, connection)
 
     BaseDatabaseWrapper._commit = _commit  # type: ignore[method-assign]
+    own = alone.commit
+    alone.commit = lambda session: points.around("COMMIT", own, session)
 
 
 def _stop_at_statements(points: Points) -> None:
@@ -113,7 +117,8 @@ def _stop_at_statements(points: Points) -> None:
         verb = sql.lstrip().split(None, 1)[0].upper()
         if verb == "SELECT":
             return points.around("QUERY", execute, sql, params, many, context)
-        if verb in {"INSERT", "UPDATE", "DELETE"} and not context["connection"].in_atomic_block:
+        inside = context["connection"].__dict__[SESSION].transaction() is not None
+        if verb in {"INSERT", "UPDATE", "DELETE"} and not inside:
             return points.around("COMMIT", execute, sql, params, many, context)
         return execute(sql, params, many, context)
 

@@ -36,9 +36,14 @@ def keys(tags: int = 1, *, replica: bool = False) -> Keys:
     return Keys(ENTRY, tag_names(tags), CLOCK, (HOLD,) if replica else ())
 
 
-def write_keys(tags: tuple[int, ...], *, replica: bool = False) -> WriteKeys:
-    """Return the keys of a write."""
-    return WriteKeys(tuple(map(tag, tags)), CLOCK, (HOLD,) if replica else ())
+def write_keys(tags: tuple[int, ...], *, replica: bool = False, removes: bool = False) -> WriteKeys:
+    """Return the keys of a write.
+
+    :param removes: whether tokens are removed in the end, as those of rows are.
+    """
+    written = tuple(map(tag, tags))
+    passing = frozenset(written if removes else ())
+    return WriteKeys(written, CLOCK, (HOLD,) if replica else (), passing=passing)
 
 
 def tokens(tags: int = 1) -> tuple[tuple[str, str], ...]:
@@ -111,15 +116,16 @@ def snapshot_reader(tags: int = 1, *, reads_first: bool = False) -> Process:
 
 
 @cache
-def writer(*tags: int, replica: bool = False, reads: int = 0) -> Process:
+def writer(*tags: int, replica: bool = False, reads: int = 0, removes: bool = False) -> Process:
     """Return a process that writes and commits.
 
     :param reads: of how many tags the query is that it reads afterwards; none by default.
+    :param removes: whether it removes tokens in the end.
     """
     written = tags or (0,)
 
     def program(draw: Draw) -> Generator[Any, Any, None]:
-        yield from protocol.commit(write_keys(written, replica=replica), draw)
+        yield from protocol.commit(write_keys(written, replica=replica, removes=removes), draw)
         if reads:
             yield from read_once(reads, draw)
 

@@ -119,7 +119,8 @@ class Store:
         if others:
             return self._set(key, others, cache)
         mine = isinstance(there, frozenset) and step.writer in there
-        return self._set(key, token, cache) if step.committed or mine else (cache, None)
+        # An empty token leaves nothing.
+        return self._set(key, token or None, cache) if step.committed or mine else (cache, None)
 
     def _create(self, key: str, token: str, cache: Cache) -> tuple[Cache, Any]:
         there = cache[self._slots[key]]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from cachalot.analysis import columns as columns_of
 from cachalot.analysis.rawsql import Kind, analyse
+from cachalot.analysis.tablekeys import Columns
 from cachalot.analysis.volatility import unstable
 
 if TYPE_CHECKING:
@@ -122,6 +124,15 @@ class Catalogue:
             return _saved(cursor, question) if inside else question(cursor)
         finally:
             cursor.close()
+
+    def columns(self, table: str) -> Columns:
+        """Return what decides on the keys of a table.
+
+        :param table: canonical name.
+        :raises Exception: what the driver raises when the catalogue cannot be read.
+        """
+        look_up = columns_of.LOOK_UPS.get(self._connection.vendor)
+        return Columns(False, {}) if look_up is None else self._ask(lambda cursor: look_up(cursor, table))
 
     def functions_that_write(self, functions: frozenset[str]) -> frozenset[str]:
         """Return which functions of the database may change rows: in PostgreSQL those declared VOLATILE.

@@ -2,6 +2,10 @@
 
 A write of the ORM names its table; a raw statement is read by the tokenizer. To this come the tables that the
 database changes by itself. What cannot be understood changes everything.
+
+Of a table with keys it is told which rows have changed, by the values of their keys: all that a changed row
+had before and has afterwards. Values that are not known change ``bulk`` of their key. What an instance in
+memory says its row was like is never one of them: it may be out of date.
 """
 
 from __future__ import annotations
@@ -11,10 +15,26 @@ from typing import TYPE_CHECKING, Any
 from cachalot.analysis.rawsql import Kind, Statement, canonical_table
 from cachalot.analysis.schema import written_with
 from cachalot.analysis.volatility import may_write
-from cachalot.core.tags import EVERYTHING, NOTHING, Effects
+from cachalot.core.tags import (
+    ALL_COLUMNS,
+    EVERYTHING,
+    MAX_WRITTEN,
+    NOTHING,
+    Effects,
+    Fact,
+    Scope,
+    Tag,
+    any_of,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from cachalot.analysis.tablekeys import Key, TableKeys
     from cachalot.conf import Config
+
+MAX_SET = 8
+"""An UPDATE that sets more columns changes ``col(T, *)`` in the place of each of them."""
 
 
 def effects_on(tables: frozenset[str], config: Config) -> Effects:
@@ -45,3 +65,96 @@ def effects_of_statement(statement: Statement, config: Config) -> Effects:
 
 
 _UNKNOWN = frozenset({Kind.UNKNOWN, Kind.COMMIT_PREPARED})
+
+
+class ChangedRows:
+    """The rows of one table that a write has changed, by the values of their keys.
+
+    :param keys: of the table.
+    """
+
+    def __init__(self, keys: TableKeys) -> None:
+        self.keys = keys
+        self._values: dict[Key, set[tuple[str, ...]]] = {key: set() for key in keys.keys}
+        self._unknown: set[Key] = set()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add one version of a row.
+
+        :param row: values by column; of columns that are missing nothing is known.
+        """
+        for key in self.keys.keys:
+            if key in self._unknown:
+                continue
+            known = all(column in row for column in key)
+            texts = self.keys.canonical(key, [row[column] for column in key]) if known else None
+            if texts is None:
+                self.lose(key)
+            else:
+                self.allow(key, [texts])
+
+    def allow(self, key: Key, values: Iterable[tuple[str, ...]]) -> None:
+        """Add values that a key of the rows may have."""
+        self._values[key].update(values)
+        if len(self._values[key]) > MAX_WRITTEN:
+            self.lose(key)
+
+    def lose(self, key: Key) -> None:
+        """Note that not all values of a key are known."""
+        self._unknown.add(key)
+        self._values[key].clear()
+
+    def tags(self, *, member: bool) -> set[Tag]:
+        """Return the tags of these rows.
+
+        :param member: whether columns of keys have changed, or rows have come or gone.
+        """
+        table = self.keys.table
+        scopes = (Scope.ROW, Scope.MEMBER) if member else (Scope.ROW,)
+        found = {Tag(Scope.BULK, table, key) for key in self._unknown}
+        for key, values in self._values.items():
+            found.update(Tag(scope, table, key + texts) for texts in values for scope in scopes)
+        return found
+
+
+def effects_of_rows(
+    changed: ChangedRows, epoch: str, *, columns: frozenset[str] | None, member: bool
+) -> Effects:
+    """Return what a write changes of which the rows are known.
+
+    :param epoch: token under which the keys were learned.
+    :param columns: those that an UPDATE has set; ``None`` for INSERT and DELETE.
+    :param member: whether columns of keys have changed, or rows have come or gone.
+    """
+    table = changed.keys.table
+    parts = {any_of(table), *changed.tags(member=member)}
+    if columns is None:
+        parts.add(Tag(Scope.ROWS, table))
+    else:
+        names = columns | changed.keys.generated
+        parts.update(
+            Tag(Scope.COLUMN, table, (name,)) for name in ({ALL_COLUMNS} if len(names) > MAX_SET else names)
+        )
+    fact = Fact(table, changed.keys.sign, epoch)
+    return Effects(parts=frozenset(parts), facts=frozenset({fact})).bounded()
+
+
+def rows_of_insert(
+    changed: ChangedRows,
+    columns: Sequence[str | None],
+    values: Iterable[Sequence[Any]],
+    returned: Sequence[Mapping[str, Any]],
+) -> None:
+    """Add the rows of an INSERT.
+
+    :param columns: of the values that are inserted, ``None`` for one that the database makes up.
+    :param values: rows of values; expressions are not known.
+    :param returned: what the database has returned of each row, by column; empty if it has returned nothing.
+    """
+    for index, row in enumerate(values):
+        known = {
+            column: value
+            for column, value in zip(columns, row, strict=True)
+            if column is not None and not hasattr(value, "as_sql")
+        }
+        changed.add({**returned[index], **known} if index < len(returned) else known)

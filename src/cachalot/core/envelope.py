@@ -2,12 +2,13 @@
 
 ::
 
-    magic 1 | format 1 | stamp 16 | saved_us 4, big-endian | seal 16 | payload
+    magic 1 | format 1 | stamp 16 | saved_us 4, big-endian | names 2 | seal 16 | names of tags, 16 each |
+    payload
 
-The seal is a keyed BLAKE2b over the length of the cache key, the cache key, the first 22 bytes and the
-payload. So whoever can write to the cache but does not know the secret cannot make an entry, nor change one,
-nor move one to another key: unpickling is safe from what others put into a shared cache. An entry whose seal
-is right is as it was made; that it is still true is said by its stamp, not by the seal.
+The seal is a keyed BLAKE2b over the length of the cache key, the cache key, the first 24 bytes and all that
+follows it. So whoever can write to the cache but does not know the secret cannot make an entry, nor change
+one, nor move one to another key: unpickling is safe from what others put into a shared cache. An entry
+whose seal is right is as it was made; that it is still true is said by its stamp, not by the seal.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import struct
 from dataclasses import dataclass
 from hashlib import blake2b
 
-FORMAT: int = 1
+FORMAT: int = 2
 STAMP_SIZE = 16
 _MAGIC = 0xCA
 _SEAL_SIZE = 16
-_HEAD = struct.Struct(f">BB{STAMP_SIZE}sI")
+NAME_SIZE = 16
+_HEAD = struct.Struct(f">BB{STAMP_SIZE}sIH")
 _KEY_LENGTH = struct.Struct(">I")
 _PAYLOAD_AT = _HEAD.size + _SEAL_SIZE
 _MAX_SAVED = 2**32 - 1
@@ -41,6 +43,8 @@ class Entry:
     :param stamp: 16 bytes that stand for the tokens of everything the read depends on.
     :param saved_us: microseconds the database took when the entry was made; kept up to 2³² - 1 (71 minutes).
     :param payload: the rows, encoded.
+    :param more: names of tags that the stamp holds beside those that follow from the read; 16 bytes each, at
+        most 65,535. Which they are was seen in the rows.
 
     .. versionadded:: 3.0
     """
@@ -48,6 +52,7 @@ class Entry:
     stamp: bytes
     saved_us: int
     payload: bytes
+    more: tuple[bytes, ...] = ()
 
 
 def derive_secret(secret_key: str | bytes) -> bytes:
@@ -78,8 +83,9 @@ def seal(key: bytes, secret: bytes, entry: Entry) -> bytes:
     if len(entry.stamp) != STAMP_SIZE:
         raise ValueError(f"a stamp has {STAMP_SIZE} bytes")
     saved = min(max(entry.saved_us, 0), _MAX_SAVED)
-    head = _HEAD.pack(_MAGIC, FORMAT, entry.stamp, saved)
-    return b"".join((head, _seal_of(key, secret, head, entry.payload), entry.payload))
+    head = _HEAD.pack(_MAGIC, FORMAT, entry.stamp, saved, len(entry.more))
+    rest = b"".join((*entry.more, entry.payload))
+    return b"".join((head, _seal_of(key, secret, head, rest), rest))
 
 
 def open_sealed(key: bytes, secret: bytes, data: object) -> Entry:
@@ -99,19 +105,23 @@ def open_sealed(key: bytes, secret: bytes, data: object) -> Entry:
         raise BadEnvelope("not an entry")
     if data[1] != FORMAT:
         raise BadEnvelope(f"format {data[1]} instead of {FORMAT}")
-    head, found, payload = data[: _HEAD.size], data[_HEAD.size : _PAYLOAD_AT], data[_PAYLOAD_AT:]
-    if not hmac.compare_digest(found, _seal_of(key, secret, head, payload)):
+    head, found, rest = data[: _HEAD.size], data[_HEAD.size : _PAYLOAD_AT], data[_PAYLOAD_AT:]
+    if not hmac.compare_digest(found, _seal_of(key, secret, head, rest)):
         raise BadEnvelope("the seal is not ours")
-    _, _, stamp, saved = _HEAD.unpack(head)
-    return Entry(stamp, saved, payload)
+    _, _, stamp, saved, names = _HEAD.unpack(head)
+    if not names:
+        return Entry(stamp, saved, rest)
+    end = names * NAME_SIZE
+    more = tuple(rest[at : at + NAME_SIZE] for at in range(0, end, NAME_SIZE))
+    return Entry(stamp, saved, rest[end:], more)
 
 
-def _seal_of(key: bytes, secret: bytes, head: bytes, payload: bytes) -> bytes:
+def _seal_of(key: bytes, secret: bytes, head: bytes, rest: bytes) -> bytes:
     if not secret:
         raise ValueError("BLAKE2b without a secret seals nothing")
     # The length in front keeps a longer key with a shorter rest from meaning the same.
     mac = blake2b(
         _KEY_LENGTH.pack(len(key)) + key + head, key=secret, digest_size=_SEAL_SIZE, person=b"cachalot.entry"
     )
-    mac.update(payload)
+    mac.update(rest)
     return mac.digest()

@@ -16,6 +16,8 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from cachalot.core.tags import Tag
 
 FORMAT = "c3"
@@ -55,6 +57,12 @@ def drawn_at(token: str) -> float:
         return 0.0
 
 
+def name_of(tag: Tag) -> bytes:
+    """Return 16 bytes that stand for a tag, in every process and release."""
+    parts = (tag.scope.value, tag.table, *tag.part)
+    return digest(*(part.encode("utf-8", "surrogatepass") for part in parts))
+
+
 class Namespace:
     """The keys of one physical database.
 
@@ -76,9 +84,16 @@ class Namespace:
         if key is None:
             if len(self._tags) > MAX_TAGS:
                 self._tags.clear()
-            name = digest(tag.scope.value.encode(), tag.table.encode()).hex()
-            key = self._tags[tag] = f"{self.root}:v:{name}"
+            key = self._tags[tag] = self.named(name_of(tag))
         return key
+
+    def named(self, name: bytes) -> str:
+        """Return the key of the tag whose name is ``name``; see :func:`name_of`."""
+        return f"{self.root}:v:{name.hex()}"
+
+    def all_named(self, names: Iterable[bytes]) -> tuple[str, ...]:
+        """Return the keys of several tags by their names."""
+        return tuple(map(self.named, names))
 
     def named_tag(self, name: str) -> str:
         """Return the key of a tag to which the user has given a ``name`` of his own."""
@@ -91,6 +106,10 @@ class Namespace:
     def relation(self, name: str) -> str:
         """Return the key of what the catalogue says about a relation."""
         return f"{self.root}:b:{digest(name.encode()).hex()}"
+
+    def columns(self, table: str) -> str:
+        """Return the key of what the catalogue says about the columns of a table."""
+        return f"{self.root}:k:{digest(table.encode()).hex()}"
 
     def ever(self, tag: Tag) -> str:
         """Return the key that says that ``tag`` was invalidated at least once."""

@@ -20,6 +20,8 @@ class Lifetime(enum.Enum):
     ENTRY = "entry"
     HOLD = "hold"
     FILL = "fill"
+    PASSING = "passing"
+    DEPLOYMENT = "deployment"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,10 @@ class Add:
 
 @dataclass(frozen=True)
 class Mark:
-    """Say that a commit is about to change the tags under ``keys``; the answer is true.
+    """Say that a commit is about to change the tags under ``keys``.
+
+    The answer maps those of the keys ``watched`` that are present to their values, read after the tags were
+    marked; a store without sets of intents may say nothing.
 
     Contract: from the answer on every tag is dark, until the :class:`Done` of the same ``writer`` or the end
     of a lease. A store that keeps sets of intents adds this one to those of other writers; any other store
@@ -65,11 +70,12 @@ class Mark:
 
     keys: tuple[str, ...]
     writer: str
+    watched: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Done:
-    """End what :class:`Mark` began; the answer is true.
+    """End what :class:`Mark` began; the answer is like that of :class:`Mark`.
 
     Contract: the clock is written first. Then, tag by tag, each in one atomic step: the intent of ``writer``
     goes, and when no other live intent is left the tag gets its new token. A write that did not commit gives
@@ -77,14 +83,18 @@ class Done:
 
     :param writer: that of the mark.
     :param clock: key and new value of the clock.
-    :param tokens: keys of the tags and a new token for each.
+    :param tokens: keys of the tags and a new token for each. An empty one means that nothing need stay under
+        the key; a store that cannot remove a value in one step puts any token there.
     :param committed: whether the rows may have changed.
+    :param brief: keys whose tokens stay for ``Lifetime.DEPLOYMENT`` only.
     """
 
     writer: str
     clock: tuple[str, str]
     tokens: tuple[tuple[str, str], ...]
     committed: bool
+    watched: tuple[str, ...] = ()
+    brief: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,12 @@ class Create:
 
     :param clock: key and new value of the clock.
     :param tokens: keys of the tags and a token for each.
+    :param passing: keys whose tokens stay for ``Lifetime.PASSING``, as long as entries do.
     """
 
     clock: tuple[str, str]
     tokens: tuple[tuple[str, str], ...]
+    passing: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

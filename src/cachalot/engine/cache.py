@@ -6,8 +6,10 @@ the guard carries steps to the store, and this module asks them in the right ord
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.db import Error
@@ -17,11 +19,11 @@ from cachalot.conf import Config, current
 from cachalot.core import protocol
 from cachalot.core.decisions import Decision, Reason
 from cachalot.core.envelope import STAMP_SIZE, BadEnvelope, Entry, open_sealed, seal
-from cachalot.core.keys import Namespace, draw
+from cachalot.core.keys import Namespace, draw, name_of
 from cachalot.core.protocol import Answer, Found, Keys, WriteKeys
 from cachalot.core.steps import GetMany
-from cachalot.core.tags import Effects
-from cachalot.engine import outbox, registry, scopes
+from cachalot.core.tags import EPOCH, PASSING, Effects
+from cachalot.engine import alone, facts, outbox, registry, scopes
 from cachalot.engine.attempt import Attempt
 from cachalot.engine.draining import Draining, NotReadError, between_transactions
 from cachalot.engine.isolation import Level
@@ -35,10 +37,16 @@ from cachalot.stores.base import StoreAway
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachalot.core.tags import Tag
     from cachalot.engine.guard import Guard
     from cachalot.engine.session import Session
 
+logger = logging.getLogger("cachalot")
+
 Result = TypeVar("Result")
+
+MAX_GUESSES = 10_000
+"""Entries of which it is remembered which tags they name."""
 
 
 class QueryCache:
@@ -57,6 +65,7 @@ class QueryCache:
         self._secret = secret
         self._doubtful = doubtful
         self._cleared: set[str] = set()
+        self._guesses: dict[str, tuple[str, ...]] = {}
         self._draining = Draining(alias, guard, self._deliver)
 
     # Reads.
@@ -94,8 +103,12 @@ class QueryCache:
         self, session: Session, query: Query, config: Config, transaction: Transaction | None
     ) -> Lookup:
         answer = self._ask(session, query, config)
+        space = session.namespace(config)
         publish = transaction is None or not transaction.written()
-        return self._lookup(query, answer, ticket_for(query, answer.stamp, transaction, shared=publish))
+        ticket = ticket_for(query, answer.stamp, transaction, shared=publish)
+        return self._lookup(
+            space, query, answer, replace(ticket, tokens=answer.tokens) if answer.tokens else ticket
+        )
 
     def _look_inside(
         self, session: Session, query: Query, config: Config, transaction: Transaction
@@ -145,7 +158,12 @@ class QueryCache:
             # a row we served was changed by somebody else before this transaction writes it.
             return Lookup(Decision.bypass(Reason.SNAPSHOT, "the first read of the transaction"), ticket=mine)
         publish = not transaction.written()
-        return self._lookup(query, answer, ticket_for(query, answer.stamp, transaction, shared=publish))
+        return self._lookup(
+            session.namespace(config),
+            query,
+            answer,
+            ticket_for(query, answer.stamp, transaction, shared=publish),
+        )
 
     def before_statement(self, session: Session, config: Config) -> None:
         """Read the clock before the first statement of a snapshot."""
@@ -167,12 +185,7 @@ class QueryCache:
         self, session: Session, query: Query, config: Config, *, entry: bool = True, clock: str | None = None
     ) -> Answer:
         space = session.namespace(config)
-        keys = Keys(
-            space.entry(query.name) if entry else None,
-            tag_keys(space, session, query.tags, config),
-            space.clock,
-            tuple(space.hold(tag) for tag in query.tags) if query.replica else (),
-        )
+        keys = self._keys(session, query, config, entry=entry)
 
         def open_entry(value: Any) -> Entry | None:
             try:
@@ -181,29 +194,67 @@ class QueryCache:
                 return None
 
         if clock is None:
-            return self.guard.run(protocol.read(keys, open_entry, draw))
-        return self.guard.run(protocol.read_in_snapshot(keys, clock, open_entry, draw))
+            return self.guard.run(protocol.read(keys, open_entry, draw, space.all_named))
+        return self.guard.run(protocol.read_in_snapshot(keys, clock, open_entry, draw, space.all_named))
 
-    def _lookup(self, query: Query, answer: Answer, ticket: Ticket) -> Lookup:
+    def _keys(self, session: Session, query: Query, config: Config, *, entry: bool) -> Keys:
+        """Return the keys that a query is about."""
+        name = session.namespace(config).entry(query.name)
+        keys = None if query.keys is None else query.keys.get(entry)
+        if keys is None:
+            keys = self._made_keys(session, query, config, name if entry else None)
+            if query.keys is not None:
+                query.keys[entry] = keys
+        guessed = self._guesses.get(name) if query.loose and entry else None
+        return replace(keys, guessed=guessed) if guessed else keys
+
+    def _made_keys(self, session: Session, query: Query, config: Config, name: str | None) -> Keys:
+        space = session.namespace(config)
+        tags = tuple(tag for tag in query.tags if tag not in query.loose) if query.loose else query.tags
+        return Keys(
+            name,
+            tag_keys(space, session, tags, config),
+            space.clock,
+            tuple(space.hold(tag) for tag in query.tags) if query.replica else (),
+            tuple(map(space.tag, query.loose)),
+            (),
+            {space.tag(tag): sign for tag, sign in query.signs.items()},
+            frozenset(space.tag(tag) for tag in tags if tag.scope in PASSING),
+        )
+
+    def _lookup(self, space: Namespace, query: Query, answer: Answer, ticket: Ticket) -> Lookup:
         kept = ticket if answer.stamp is not None else None
         if answer.entry is None or answer.found is not Found.HIT:
             if answer.found is Found.UNDECODABLE:
                 emit(CacheEvent("undecodable", query.name))
             saved = 0.0 if answer.entry is None else answer.entry.saved_us / 1e6
-            return Lookup(decision_of(answer), saved=saved, ticket=kept)
+            outdated = answer.found is Found.OUTDATED
+            return Lookup(decision_of(answer), saved=saved, ticket=kept, outdated=outdated)
         try:
             frames = decode_all(answer.entry.payload)
         except DecodeError as error:
             emit(CacheEvent("undecodable", str(error)))
             return Lookup(Decision.miss(Reason.UNDECODABLE), ticket=kept)
+        if answer.entry.more:
+            self._guess(space.entry(query.name), space.all_named(answer.entry.more))
         return Lookup(Decision.hit(), frames, answer.entry.saved_us / 1e6, kept)
 
-    def keep(self, session: Session, ticket: Ticket, payload: bytes, seconds: float, config: Config) -> bool:
+    def keep(
+        self,
+        session: Session,
+        ticket: Ticket,
+        payload: bytes,
+        seconds: float,
+        config: Config,
+        found: tuple[Tag, ...] | None = None,
+    ) -> bool:
         """Keep the rows of a query.
 
         :param ticket: from the lookup before the query.
         :param payload: the encoded rows.
         :param seconds: how long the database took.
+        :param found: tags that were found in the rows, in the place of the loose ones; ``None`` if they were
+            not looked for.
         :returns: whether they were kept.
         """
         query, transaction = ticket.query, ticket.transaction
@@ -220,9 +271,35 @@ class QueryCache:
         entry = Entry(ticket.stamp, int(seconds * 1e6), payload)
         key = session.namespace(config).entry(query.name)
         try:
+            if found is not None and ticket.tokens:
+                entry = self._settled(session, ticket, entry, found, config)
             return self.guard.run(protocol.fill(key, seal(query.digest, self._secret, entry)))
         except StoreAway:
             return False
+
+    def _settled(
+        self, session: Session, ticket: Ticket, entry: Entry, found: tuple[Tag, ...], config: Config
+    ) -> Entry:
+        """Return an entry that depends on tags found in its rows, or the same if nobody can say so.
+
+        :raises StoreAway: the cache does not answer.
+        """
+        space = session.namespace(config)
+        keys = self._keys(session, ticket.query, config, entry=False)
+        # An entry that names no tag depends on the loose ones; if no row was found it depends on neither.
+        found = found or (EPOCH,)
+        more = tuple(map(space.tag, found))
+        stamp = self.guard.run(protocol.settle(keys, ticket.tokens, more, draw))
+        if stamp is None:
+            return entry
+        self._guess(space.entry(ticket.query.name), more)
+        return replace(entry, stamp=stamp, more=tuple(map(name_of, found)))
+
+    def _guess(self, key: str, more: tuple[str, ...]) -> None:
+        """Remember which tags an entry names, to ask for their tokens together with it the next time."""
+        if len(self._guesses) > MAX_GUESSES:
+            self._guesses.clear()
+        self._guesses[key] = more
 
     def unwritten(self, session: Session, ticket: Ticket, config: Config) -> bool:
         """Return whether it is certain that nobody has announced a write since a ticket was made.
@@ -234,7 +311,9 @@ class QueryCache:
         if ticket.stamp is None:
             return True  # Nobody else can change what a snapshot sees.
         try:
-            return self._ask(session, ticket.query, config, entry=False).stamp == ticket.stamp
+            return (
+                self._ask(session, ticket.query, config, entry=bool(ticket.query.loose)).stamp == ticket.stamp
+            )
         except StoreAway:
             return False
 
@@ -261,6 +340,7 @@ class QueryCache:
         source: str,
         *,
         wrappable: bool,
+        learned: Callable[[Result], Effects] | None = None,
     ) -> Result:
         """Run a statement that writes.
 
@@ -268,18 +348,43 @@ class QueryCache:
         :param execute: runs it.
         :param source: for the event.
         :param wrappable: whether it may as well be run inside a transaction.
+        :param learned: says, given what ``execute`` returns, what it has changed; no more than ``effects``.
         :returns: what ``execute`` returns.
         :raises Exception: what ``execute`` raises.
         """
         transaction = session.transaction()
         if transaction is None:
+            if learned is not None and alone.begin(session):
+                return self._write_alone(session, effects, execute, source, learned)
             return self.finish(session, effects, execute, source, wrappable=wrappable)
+        if learned is not None:
+            return _note_what_is_learned(transaction, effects, execute, learned)
         transaction.note(effects)
         try:
             return execute()
         finally:
             # Also own results that were kept while it ran, such as those of a query in its middle.
             transaction.forget(effects)
+
+    def _write_alone(
+        self,
+        session: Session,
+        effects: Effects,
+        execute: Callable[[], Result],
+        source: str,
+        learned: Callable[[Result], Effects],
+    ) -> Result:
+        """Run a statement in a transaction of its own: what it changes is known before it is committed."""
+        try:
+            result = self.write(session, effects, execute, source, wrappable=False, learned=learned)
+            transaction = session.transaction()
+            written = effects if transaction is None else transaction.effects()
+            self.finish(session, written, lambda: alone.commit(session), source)
+        except BaseException:
+            alone.roll_back(session)
+            raise
+        session.ended()
+        return result
 
     def commit(self, session: Session, execute: Callable[[], Result]) -> Result:
         """Commit the transaction of a connection.
@@ -358,7 +463,8 @@ class QueryCache:
                     self.invalidate(session, effects, source)
         attempt = Attempt(session, execute, effects, self.alias, config, wrappable=wrappable)
         keys = write_keys(session.namespace(config), session, effects, config)
-        self.guard.commit(keys, attempt, attempt.unmarked)
+        if self.guard.commit(keys, attempt, attempt.unmarked):
+            facts.forget(self.alias, root)
         if attempt.error is not None:
             error, attempt.error = attempt.error, None
             raise error
@@ -430,6 +536,25 @@ class QueryCache:
         entry = Entry(epoch, 0, encode(fact))
         with suppress(StoreAway):
             self.guard.run(protocol.fill(key, seal(key.encode(), self._secret, entry)))
+
+
+def _note_what_is_learned(
+    transaction: Transaction,
+    effects: Effects,
+    execute: Callable[[], Result],
+    learned: Callable[[Result], Effects],
+) -> Result:
+    changed = effects
+    try:
+        result = execute()
+        try:
+            changed = learned(result)
+        except Exception:
+            # A fault of ours, after the statement has run: its table has changed, and the user has his rows.
+            logger.exception("It could not be told which rows a statement has changed.")
+    finally:
+        transaction.note(changed)
+    return result
 
 
 def _valid(session: Session, ticket: Ticket, config: Config) -> bool:

@@ -23,7 +23,18 @@ from weakref import WeakSet
 from cachalot.core import protocol
 from cachalot.core.keys import PROBE, draw
 from cachalot.core.protocol import WriteKeys
-from cachalot.core.steps import Add, Committed, Create, Done, GetMany, Lifetime, Mark, SetMany, StoreStep
+from cachalot.core.steps import (
+    Add,
+    Commit,
+    Committed,
+    Create,
+    Done,
+    GetMany,
+    Lifetime,
+    Mark,
+    SetMany,
+    StoreStep,
+)
 from cachalot.observe.events import CacheEvent, emit
 from cachalot.stores.base import Store, StoreAway, StoreRefused
 
@@ -43,6 +54,7 @@ class _Late:
     """Invalidations of one database that could not be delivered."""
 
     tags: set[str] = field(default_factory=set)
+    passing: set[str] = field(default_factory=set)
     holds: set[str] = field(default_factory=set)
     uncertain: bool = False
 
@@ -97,7 +109,9 @@ class Guard:
         """
         with self._lock:
             late = self._undelivered.setdefault(keys.clock, _Late())
-            late.tags.update(keys.tags)
+            # Nobody has said who depends on finer tags meanwhile: all that reads them ends.
+            late.tags.update(keys.tags, keys.signs)
+            late.passing.update(keys.passing, keys.signs)
             late.holds.update(keys.holds)
             late.uncertain |= uncertain
 
@@ -106,36 +120,39 @@ class Guard:
         keys: WriteKeys,
         execute: Callable[[], Committed],
         unmarked: Callable[[], bool] | None = None,
-    ) -> None:
+    ) -> bool:
         """Carry out the whole of ``protocol.commit``; the cache cannot make it fail.
 
         :param keys: the keys of what is written.
         :param execute: commits on the database and says what is known about it; must not raise.
         :param unmarked: called before ``execute`` when the cache could not be told; says whether this process
             is to remember ``keys``.
+        :returns: whether the facts from which ``keys`` follow are to be learned anew.
         :raises Exception: what ``unmarked`` raises; then nothing is committed.
         """
         steps = protocol.commit(keys, draw)
         try:
             self.deliver()
-            answer = self.ask(next(steps))  # type: ignore[arg-type]  # the first step is the MARK
+            step = next(steps)
+            while not isinstance(step, Commit):
+                step = steps.send(self.ask(step))
         except StoreAway:
             self._commit_unmarked(keys, execute, unmarked)
-            return
-        steps.send(answer)
+            return False
         try:
-            self._finish(steps, execute())
+            return self._finish(steps, execute())
         except StoreAway:
             self.remember(keys)
+            return False
 
-    def _finish(self, steps: Generator[Any, Any, None], outcome: Committed) -> None:
+    def _finish(self, steps: Generator[Any, Any, bool], outcome: Committed) -> bool:
         """Carry out the DONE of a commit."""
         try:
             step = steps.send(outcome)
             while True:
                 step = steps.send(self.ask(step))
-        except StopIteration:
-            return
+        except StopIteration as stop:
+            return bool(stop.value)
 
     def _commit_unmarked(
         self, keys: WriteKeys, execute: Callable[[], Committed], unmarked: Callable[[], bool] | None
@@ -213,7 +230,8 @@ class Guard:
                 # A question first: a server that is still away costs one call, also where errors are
                 # swallowed.
                 self.ask(GetMany((clock_key,)))
-                keys = WriteKeys(tuple(late.tags), clock_key, tuple(late.holds))
+                passing = frozenset(late.passing)
+                keys = WriteKeys(tuple(late.tags), clock_key, tuple(late.holds), passing=passing)
                 # What may still be committed is marked, as it would have been; the lease does the rest.
                 self.tell((protocol.mark if late.uncertain else protocol.bump)(keys, draw))
                 del self._undelivered[clock_key]
@@ -223,8 +241,10 @@ class Guard:
 
         :raises StoreAway: the cache does not answer, or is left alone after an error.
         """
-        for step in steps:
-            self.ask(step)
+        with suppress(StopIteration):
+            step = next(steps)
+            while True:
+                step = steps.send(self.ask(step))
 
     def _carry_out(self, step: StoreStep) -> Any:
         store = self._store
@@ -234,12 +254,11 @@ class Guard:
             return store.add(step.key, step.value, step.lifetime)
         if isinstance(step, Create):
             return store.create(step)
-        if isinstance(step, SetMany):
-            store.set_many(step.values, step.lifetime)
-        elif isinstance(step, Mark):
-            store.mark(step)
-        elif isinstance(step, Done):
-            store.done(step)
+        if isinstance(step, Mark):
+            return store.mark(step)
+        if isinstance(step, Done):
+            return store.done(step)
+        store.set_many(step.values, step.lifetime)
         return True
 
     def _answers(self) -> bool:

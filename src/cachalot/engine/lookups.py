@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from cachalot.codecs.pickled import decode_all
@@ -10,6 +10,9 @@ from cachalot.core.decisions import Decision, Reason
 from cachalot.core.protocol import Answer, Found
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from cachalot.core.protocol import Keys
     from cachalot.core.tags import Tag
     from cachalot.engine.transaction import LocalResult, Transaction
 
@@ -21,8 +24,13 @@ _REASONS = {
     Found.DARK: Reason.DARK,
     Found.SNAPSHOT: Reason.SNAPSHOT,
     Found.LAGGING: Reason.REPLICA_LAG,
+    Found.OUTDATED: Reason.CHANGED,
 }
 _BYPASSES = frozenset({Found.DARK, Found.SNAPSHOT, Found.LAGGING})
+
+
+def _finds_nothing(_rows: Any) -> None:
+    """Nothing is looked for in the rows."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +39,13 @@ class Query:
 
     :param digest: 16 bytes that stand for statement, parameters, context and shape of the result.
     :param name: the digest as it is written in the key.
-    :param tags: what it depends on.
+    :param tags: what it depends on, ``loose`` among them.
     :param context: what of the session is in the digest, to see whether running the query has changed it.
     :param replica: whether it runs on a replica.
+    :param signs: how the tokens of some tags must end for ``tags`` to be right.
+    :param loose: tags in whose place there may be others, which are found in the rows.
+    :param finds: says which these are, given the rows; ``None`` if it cannot tell.
+    :param keys: keeps its keys, with that of the entry and without, while the query itself is kept.
     """
 
     digest: bytes
@@ -41,6 +53,10 @@ class Query:
     tags: tuple[Tag, ...]
     context: bytes
     replica: bool = False
+    signs: Mapping[Tag, str] = field(default_factory=dict)
+    loose: tuple[Tag, ...] = ()
+    finds: Callable[[Any], tuple[Tag, ...] | None] = _finds_nothing
+    keys: dict[bool, Keys] | None = None
 
     def tables(self) -> frozenset[str]:
         """Return the canonical names of the tables it depends on."""
@@ -56,6 +72,7 @@ class Ticket:
     :param shared: whether everybody may see them, or this transaction alone.
     :param transaction: in which the query runs.
     :param serial: of the transaction before the query.
+    :param tokens: those of which the stamp was made, if the query has loose tags.
     """
 
     query: Query
@@ -63,6 +80,7 @@ class Ticket:
     shared: bool
     transaction: Transaction | None
     serial: int
+    tokens: Mapping[str, str] = field(default_factory=dict)
 
 
 def ticket_for(query: Query, stamp: bytes | None, transaction: Transaction | None, *, shared: bool) -> Ticket:
@@ -78,12 +96,14 @@ class Lookup:
     :param frames: the decoded rows, for a hit.
     :param saved: seconds the database took when the entry was made, also if that is no longer valid.
     :param ticket: the right to keep the rows, if there is one.
+    :param outdated: whether the tags of the query do not follow from the schema any more.
     """
 
     decision: Decision
     frames: list[Any] | None = None
     saved: float = 0.0
     ticket: Ticket | None = None
+    outdated: bool = False
 
 
 def own_result(result: LocalResult, ticket: Ticket) -> Lookup:

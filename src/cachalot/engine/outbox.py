@@ -239,7 +239,9 @@ def _ask(connection: BaseDatabaseWrapper, text: str, params: Sequence[Any] = ())
 
 
 def _written(effects: Effects) -> str:
-    return json.dumps([[tag.scope.value, tag.table] for tag in effects.tags()])
+    coarse = effects.coarse()
+    tables = [[Scope.ANY.value, table] for table in sorted(coarse.whole)]
+    return json.dumps([[Scope.EPOCH.value, ""], *tables] if coarse.everything else tables)
 
 
 def _read(text: str) -> Effects:

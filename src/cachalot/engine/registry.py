@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cachalot.core.keys import Namespace, draw, drawn_at
 from cachalot.core.protocol import CREATED
 from cachalot.core.steps import Add, GetMany, Lifetime
+from cachalot.core.tags import EPOCH, any_of
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ def forget() -> None:
 
 
 def note(cache: QueryCache, space: Namespace, effects: Effects) -> None:
-    """Note that tags were invalidated, once per process and tag."""
-    for tag in effects.tags():
+    """Note that tables, or everything, were invalidated, once per process."""
+    for tag in (*((EPOCH,) if effects.everything else ()), *map(any_of, sorted(effects.tables))):
         key = (cache.alias, space.ever(tag))
         if key in _known:
             continue

@@ -52,6 +52,7 @@ class Work(threading.local):
     :ivar writing: how many writes of the ORM are under way, one inside the other.
     :ivar trace: of the statement that is being compiled.
     :ivar surprises: what the text of a write has shown that was not known before.
+    :ivar row_writes: what runs a statement of the ORM and learns about its rows, by the text.
     """
 
     def __init__(self) -> None:
@@ -60,6 +61,7 @@ class Work(threading.local):
         self.writing = 0
         self.trace: Trace | None = None
         self.surprises = NOTHING
+        self.row_writes: dict[str, Any] = {}
 
 
 class _Identity(NamedTuple):

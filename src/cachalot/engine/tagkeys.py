@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cachalot.core.protocol import WriteKeys
+from cachalot.core.protocol import SIGN, WriteKeys
+from cachalot.core.tags import EPOCH, PASSING, whole_of
 
 if TYPE_CHECKING:
     from cachalot.conf import Config
@@ -28,6 +29,20 @@ def tag_keys(space: Namespace, session: Session, tags: tuple[Tag, ...], config: 
 
 def write_keys(space: Namespace, session: Session, effects: Effects, config: Config) -> WriteKeys:
     """Return the keys of everything that ``effects`` change."""
+    effects = effects.bounded()
+    epochs = {fact.epoch for fact in effects.facts}
+    if effects.parts and (
+        len(epochs) != 1 or len({fact.table for fact in effects.facts}) != len(effects.facts)
+    ):
+        effects = effects.coarse()  # the facts have changed since the transaction began
     tags = effects.tags()
     holds = tuple(space.hold(tag) for tag in tags) if session.has_replicas(config) else ()
-    return WriteKeys(tag_keys(space, session, tags, config), space.clock, holds)
+    alias = session.primary_alias(config)
+    passing = frozenset(tag_key(space, alias, tag, config) for tag in tags if tag.scope in PASSING)
+    signs = {
+        space.tag(whole_of(fact.table)): SIGN + fact.sign
+        for fact in effects.facts
+        if fact.table not in effects.whole
+    }
+    epoch = (space.tag(EPOCH), epochs.pop()) if signs and not effects.everything else None
+    return WriteKeys(tag_keys(space, session, tags, config), space.clock, holds, signs, passing, epoch)

@@ -100,9 +100,9 @@ class Transaction:
         """
         frame = self.frames[-1]
         if told:
-            frame.effects |= effects
+            frame.effects = (frame.effects | effects).bounded()
         else:
-            frame.untold |= effects
+            frame.untold = (frame.untold | effects).bounded()
         self.forget(effects)
 
     def forget(self, effects: Effects) -> None:
@@ -111,8 +111,9 @@ class Transaction:
         if effects.everything:
             self._drop_all()
         for table in effects.tables:
-            for key in self._by_table.pop(table, ()):
-                self.drop(key)
+            for key in list(self._by_table.get(table, ())):
+                if effects.touches(self.local[key].tags):
+                    self.drop(key)
 
     def keep(self, key: bytes, result: LocalResult) -> None:
         """Keep a result for this transaction, within bounds."""

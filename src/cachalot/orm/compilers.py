@@ -20,12 +20,13 @@ from django.db.models.sql.compiler import (
 )
 from django.db.models.sql.constants import GET_ITERATOR_CHUNK_SIZE, MULTI, SINGLE
 
-from cachalot.analysis.trace import Trace
+from cachalot.analysis.trace import Recording, Trace
 from cachalot.analysis.writes import effects_of_query
 from cachalot.conf import current
 from cachalot.core.decisions import Decision, Reason
+from cachalot.core.tags import Effects
 from cachalot.engine.caches import query_cache
-from cachalot.orm import reading, writing
+from cachalot.orm import reading, tablekeys, writing
 from cachalot.orm.relations import with_relations
 from cachalot.orm.statements import judge
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cachalot.engine.session import Session
+    from cachalot.orm.rowwrites import RowWrite
 
 _SESSION = "_cachalot_session"
 _classes: dict[type, type] = {}
@@ -67,10 +69,14 @@ class Seam:
 
     def compile(self, node: Any) -> Any:
         """Compile a node, and record it."""
+        trace = self._cachalot_trace()
+        if trace is None:
+            return super().compile(node)  # type: ignore[misc]
+        return trace.compiled(self, node, super().compile)  # type: ignore[misc]
+
+    def _cachalot_trace(self) -> Trace | None:
         session = self.connection.__dict__.get(_SESSION)
-        if session is not None and session.work.trace is not None:
-            session.work.trace.visit(node)
-        return super().compile(node)  # type: ignore[misc]
+        return None if session is None else session.work.trace
 
 
 class ReadSeam(Seam):
@@ -83,7 +89,10 @@ class ReadSeam(Seam):
         compiled, self._cachalot_compiled = self._cachalot_compiled, None
         if compiled is not None:
             return compiled
-        return super().as_sql(*args, **kwargs)  # type: ignore[misc]
+        trace = self._cachalot_trace()
+        if trace is None:
+            return super().as_sql(*args, **kwargs)  # type: ignore[misc]
+        return trace.scope(self, lambda: super(ReadSeam, self).as_sql(*args, **kwargs))  # type: ignore[misc]
 
     def execute_sql(
         self,
@@ -151,24 +160,37 @@ class WriteSeam(Seam):
     """Mixed into compilers of INSERT, UPDATE and DELETE."""
 
     _cachalot_running = False
+    _cachalot_row_write: RowWrite | None = None
 
     def as_sql(self, *args: Any, **kwargs: Any) -> Any:
         """Return the statement, or the statements, and announce the text."""
         session = self.connection.__dict__.get(_SESSION)
         if session is None or not session.work.writing:
             return super().as_sql(*args, **kwargs)  # type: ignore[misc]
-        trace = Trace()
+        row_write = self._cachalot_row_write
+        trace = Trace() if row_write is None else Recording(marking=False)
         before, session.work.trace = session.work.trace, trace
         try:
-            result = super().as_sql(*args, **kwargs)  # type: ignore[misc]
+            result = trace.scope(self, lambda: super(WriteSeam, self).as_sql(*args, **kwargs))  # type: ignore[misc]
         finally:
             session.work.trace = before
+        if row_write is not None and isinstance(trace, Recording) and isinstance(result, tuple) and result[0]:
+            result = row_write.rewritten(self, trace, result, _columns_set(self.query))
+            session.work.row_writes = {**session.work.row_writes, result[0]: row_write}
         texts = [sql for sql, _params in (result if isinstance(result, list) else [result])]
         session.work.expected = session.work.expected.union(texts)
         if trace.expressions:
             for text in texts:
                 session.work.surprises |= judge(session, text).effects
         return result
+
+    def assemble_as_sql(self, fields: Any, value_rows: Any) -> Any:
+        """Return placeholders and parameters of an INSERT, and note its rows."""
+        row_write = self._cachalot_row_write
+        if row_write is not None and not _updates_on_conflict(self.query):
+            conflicts = getattr(self.query, "on_conflict", None) is not None
+            row_write.inserts(fields, value_rows, conflicts=conflicts)
+        return super().assemble_as_sql(fields, value_rows)  # type: ignore[misc]
 
     def execute_sql(self, *args: Any, **kwargs: Any) -> Any:
         """Run the write."""
@@ -185,8 +207,40 @@ class WriteSeam(Seam):
         if session is None or cache is None or self._cachalot_running:
             return run()
         effects = with_relations(session, effects_of_query(self.query, config), config)
+        row_write = self._cachalot_row_write = tablekeys.row_write(
+            session, cache, self.query, effects, config
+        )
         self._cachalot_running = True
         try:
-            return writing.run(session, cache, effects, run)
+            return writing.run(session, cache, effects, run, self._learned(effects, row_write))
         finally:
             self._cachalot_running = False
+            self._cachalot_row_write = None
+
+    def _learned(self, effects: Effects, row_write: RowWrite | None) -> Callable[[Any], Effects] | None:
+        """Return what says, given the result of a write, what it has changed."""
+        if row_write is None:
+            return None
+        table = frozenset({row_write.table})
+
+        def learned(result: Any) -> Effects:
+            if not row_write.understood:
+                return effects
+            if isinstance(self, SQLInsertCompiler):
+                names = [field.column for field in self.returning_fields or ()]
+                found = row_write.effects_of_insert(names, result)
+            else:
+                found = row_write.effects()
+            return found | Effects(effects.whole - table) if found else found
+
+        return learned
+
+
+def _columns_set(query: Any) -> frozenset[str] | None:
+    """Return the columns that an UPDATE sets; ``None`` for another statement."""
+    values = getattr(query, "values", None)
+    return frozenset(field.column for field, _model, _value in values) if isinstance(values, list) else None
+
+
+def _updates_on_conflict(query: Any) -> bool:
+    return getattr(getattr(query, "on_conflict", None), "name", "") == "UPDATE"

@@ -42,7 +42,11 @@ class StatementWrapper:
         session.level_pending = False
         if isinstance(sql, str) and sql in session.work.expected:
             before(session)
-            result = execute(sql, params, many, context)
+            row_write = session.work.row_writes.get(sql)
+            if row_write is None:
+                result = execute(sql, params, many, context)
+            else:
+                result = row_write.run(lambda: execute(sql, params, many, context), context["cursor"])
             pin(session)
             return result
         text = text_of(sql, context)

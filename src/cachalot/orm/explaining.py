@@ -19,6 +19,7 @@ from cachalot.stores.base import StoreAway
 if TYPE_CHECKING:
     from django.db.models import QuerySet
 
+    from cachalot.core.tags import Tag
     from cachalot.engine.cache import QueryCache
     from cachalot.engine.lookups import Query
     from cachalot.engine.session import Session
@@ -78,12 +79,17 @@ def compile_request(session: Session, compiler: Any) -> reading.Request:
     )
 
 
+def _shown(tag: Tag, query: Query) -> str:
+    """Return a tag as it is shown; in the place of a loose one those rows are tried that are found."""
+    return f"row({tag.table}, each that is found)" if tag in query.loose else str(tag)
+
+
 def _looked_up(session: Session, cache: QueryCache, query: Query, sql: str, config: Config) -> Found:
     lookup = cache.look(session, query, config)
     return Found(
         lookup.decision,
-        tuple(tag.table for tag in query.tags if tag.table),
-        tuple(map(str, query.tags)),
+        tuple(sorted(query.tables())),
+        tuple(_shown(tag, query) for tag in query.tags),
         sql,
         session.namespace(config).entry(query.name),
     )

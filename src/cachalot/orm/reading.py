@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.reads import read_params, read_text
+from cachalot.analysis.schema import model_facts
+from cachalot.analysis.shapes import found_in
 from cachalot.conf import Config, current
 from cachalot.core.decisions import Decision, Outcome, Reason
 from cachalot.core.keys import digest
-from cachalot.core.tags import dependencies
-from cachalot.engine import scopes, stampede
+from cachalot.core.protocol import SIGN
+from cachalot.core.tags import EPOCH, any_of, dependencies, whole_of
+from cachalot.engine import facts, scopes, stampede
 from cachalot.engine.caches import query_cache
 from cachalot.engine.lookups import Lookup, Query
 from cachalot.observe.events import ReadEvent, emit, wanted
-from cachalot.orm import auditing, results
+from cachalot.orm import auditing, results, tablekeys
 from cachalot.orm.relations import tables_behind
 from cachalot.stores.base import StoreAway
 
@@ -110,7 +114,39 @@ def plan(session: Session, cache: QueryCache, request: Request, config: Config) 
     name = key.hex()
     if config.query_keygen is not None:
         name = f"{digest(str(config.query_keygen(request.compiler)).encode()).hex()}:{name}"
-    return Query(key, name, dependencies(tables), context, session.is_replica(config))
+    query = Query(key, name, dependencies(tables), context, session.is_replica(config))
+    return _refined(session, cache, request, query, config)
+
+
+def _refined(session: Session, cache: QueryCache, request: Request, query: Query, config: Config) -> Query:
+    """Let a query depend on rows and columns, as far as they are known.
+
+    :raises StoreAway: the cache does not answer.
+    """
+    known = tablekeys.facts_of(session, cache, config)
+    if known is None:
+        return query
+    place = (query.name, query.replica)
+    kept = known.queries.get(place)
+    if kept is not None:
+        return kept
+    shape = tablekeys.shape_of_request(session, cache, known, request, config)
+    if shape is None:
+        return query
+    tags = shape.tags(request.params)
+    behind = query.tables() - {tag.table for tag in tags}
+    signs = {whole_of(keys.table): SIGN + keys.sign for keys in shape.keys if whole_of(keys.table) in tags}
+    if signs:
+        signs[EPOCH] = known.epoch
+    parts = shape.dynamic(tags)
+    loose = tuple(dict.fromkeys(any_of(part.table) for part in parts))
+    tags = (*tags, *map(any_of, sorted(behind)), *loose)
+    refined = replace(query, tags=tags, signs=signs, loose=loose, finds=partial(found_in, parts), keys={})
+    if request.sql in known.shapes and query.tables() <= model_facts().managed:
+        if len(known.queries) > facts.MAX_QUERIES:
+            known.queries.clear()
+        known.queries[place] = refined
+    return refined
 
 
 def answer(session: Session, request: Request) -> Any:
@@ -131,7 +167,10 @@ def answer(session: Session, request: Request) -> Any:
             return request.run()
         finally:
             report(session, query, request.sql, _NO_TABLES, request.started)
-    lookup = _refreshed(cache.look(session, query, config))
+    lookup = cache.look(session, query, config)
+    if lookup.outdated:
+        query, lookup = _looked_anew(session, cache, request, query, config)
+    lookup = _refreshed(lookup)
     if lookup.frames is not None:
         return _served(session, cache, request, query, lookup)
     ticket = lookup.ticket
@@ -139,6 +178,31 @@ def answer(session: Session, request: Request) -> Any:
     if alone or lookup.decision.outcome is not Outcome.MISS:
         return _run_and_keep(session, cache, request, query, lookup)
     return _run_in_turn(session, cache, request, query, lookup)
+
+
+def _looked_anew(
+    session: Session, cache: QueryCache, request: Request, query: Query, config: Config
+) -> tuple[Query, Lookup]:
+    """Look again, after the schema has changed or another release has written to the tables of a query."""
+    root = session.namespace(config).root
+    facts.forget(cache.alias, root)
+    for _ in range(2):
+        try:
+            query = _refined(session, cache, request, _coarse(query), config)
+        except StoreAway:
+            break
+        lookup = cache.look(session, query, config)
+        if not lookup.outdated:
+            return query, lookup
+        facts.disagreed(root, query.tables())
+        facts.forget(cache.alias, root)
+    query = _coarse(query)
+    return query, cache.look(session, query, config)
+
+
+def _coarse(query: Query) -> Query:
+    """Let a query depend on its tables and nothing finer."""
+    return replace(query, tags=dependencies(query.tables()), signs={}, loose=(), keys=None)
 
 
 def _served(session: Session, cache: QueryCache, request: Request, query: Query, lookup: Lookup) -> Any:
@@ -205,7 +269,10 @@ def _run_and_keep(
     def keep(payload: bytes) -> Reason | None:
         if ticket is None:
             return None
-        kept = cache.keep(session, ticket, payload, time.perf_counter() - asked, config)
+        found = None
+        if query.loose and not request.chunked:
+            found = query.finds([rows] if request.single else [row for chunk in rows for row in chunk])
+        kept = cache.keep(session, ticket, payload, time.perf_counter() - asked, config, found)
         return None if kept or not ticket.shared else Reason.SERVER_REFUSED
 
     def tell(reason: Reason | None) -> None:

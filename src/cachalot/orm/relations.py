@@ -62,7 +62,7 @@ def with_relations(session: Session, effects: Effects, config: Config) -> Effect
     cache = query_cache(config.cache)
     if not strange or effects.everything or cache is None:
         return effects
-    tables = set(effects.tables)
+    tables = set(effects.whole)
     for relation in strange:
         if vouched_for(relation, config):
             continue
@@ -73,7 +73,7 @@ def with_relations(session: Session, effects: Effects, config: Config) -> Effect
         if behind.writing is None:
             return EVERYTHING
         tables |= behind.writing
-    return Effects(frozenset(tables))
+    return effects | Effects(frozenset(tables))
 
 
 def may_write(session: Session, functions: frozenset[str], config: Config) -> bool:

@@ -14,31 +14,39 @@ if TYPE_CHECKING:
     from cachalot.engine.session import Session
 
 
-def run(session: Session, cache: QueryCache, effects: Effects, execute: Callable[[], Any]) -> Any:
+def run(
+    session: Session,
+    cache: QueryCache,
+    effects: Effects,
+    execute: Callable[[], Any],
+    learned: Callable[[Any], Effects] | None,
+) -> Any:
     """Run a write between its notes, and tell about it when it has committed by itself.
 
     What a write changes is known before it is compiled. An expression in it may change more (a function that
     is not known): that is seen only in its text, so it is added afterwards.
 
-    :param effects: what it changes.
+    :param effects: what it changes, as far as that is known before.
     :param execute: runs it.
+    :param learned: says, given its result, what it has changed; ``None`` if nothing more will be known.
     """
 
     def expected() -> Any:
-        before = session.work.expected
-        session.work.writing += 1
+        work = session.work
+        before = work.expected, work.row_writes
+        work.writing += 1
         try:
             return execute()
         finally:
-            session.work.writing -= 1
-            session.work.expected = before
+            work.writing -= 1
+            work.expected, work.row_writes = before
 
     surprises, session.work.surprises = session.work.surprises, NOTHING
     try:
-        return cache.write(session, effects, expected, "orm", wrappable=True)
+        return cache.write(session, effects, expected, "orm", wrappable=True, learned=learned)
     finally:
         found, session.work.surprises = session.work.surprises, surprises
-        _add(session, cache, Effects(found.tables - effects.tables, found.everything))
+        _add(session, cache, Effects(found.tables - effects.whole, found.everything))
         if session.transaction() is None:
             announce(session)
 

@@ -72,13 +72,13 @@ class Store(Protocol):
         :raises StoreAway: the cache does not answer.
         """
 
-    def mark(self, step: Mark) -> None:
+    def mark(self, step: Mark) -> dict[str, Any]:
         """Let tags be dark; see :class:`~cachalot.core.steps.Mark`.
 
         :raises StoreAway: the cache does not answer, or has not taken all.
         """
 
-    def done(self, step: Done) -> None:
+    def done(self, step: Done) -> dict[str, Any]:
         """End what a mark began; see :class:`~cachalot.core.steps.Done`.
 
         :raises StoreAway: the cache does not answer, or has not taken all.

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
     from cachalot.core.steps import Create, Done, Mark
 
 STATE_SECONDS = 30 * 24 * 3600
+
+DEPLOYMENT_SECONDS = 10 * 60
+"""So long two releases may disagree about the keys of a table before it is tried again."""
+
+SHORTEST_PASSING = 60
 """Life of a token nobody writes: its end costs a miss. memcached reads longer times as dates."""
 
 SLOW_SECONDS = 0.2
@@ -127,6 +132,10 @@ def seconds(lifetime: Lifetime) -> float | None:
     if lifetime is Lifetime.STATE:
         return STATE_SECONDS
     config = current()
+    if lifetime is Lifetime.DEPLOYMENT:
+        return DEPLOYMENT_SECONDS
+    if lifetime is Lifetime.PASSING:
+        return STATE_SECONDS if config.timeout is None else max(config.timeout, SHORTEST_PASSING)
     if lifetime is Lifetime.HOLD:
         return config.replica_lag
     if lifetime is Lifetime.FILL:
@@ -207,18 +216,25 @@ class DjangoCacheStore:
             raise StoreAway(f"the cache {self.alias!r} neither has {key} nor takes it")
         return False
 
-    def mark(self, step: Mark) -> None:
+    def mark(self, step: Mark) -> dict[str, Any]:
         """Let tags be dark; see :class:`~cachalot.stores.base.Store`."""
         self.set_many([(key, MARK + step.writer) for key in step.keys], Lifetime.LEASE)
+        return {}
 
-    def done(self, step: Done) -> None:
+    def done(self, step: Done) -> dict[str, Any]:
         """Give all tags new tokens; see :class:`~cachalot.stores.base.Store`."""
-        self.set_many([step.clock, *step.tokens], Lifetime.STATE)
+        tokens = [(key, token or step.writer) for key, token in step.tokens]
+        self.set_many([step.clock, *tokens], Lifetime.STATE)
+        return {}
 
     def create(self, step: Create) -> dict[str, Any]:
         """Give tokens to tags that have none; see :class:`~cachalot.stores.base.Store`."""
         self.set_many([step.clock], Lifetime.STATE)
-        return {key: token for key, token in step.tokens if self.add(key, token, Lifetime.STATE)}
+        return {
+            key: token
+            for key, token in step.tokens
+            if self.add(key, token, Lifetime.PASSING if key in step.passing else Lifetime.STATE)
+        }
 
     def concerns(self) -> list[Concern]:
         """Return what makes the guarantees weaker here; see :class:`~cachalot.stores.base.Store`."""

@@ -38,7 +38,7 @@ class LocalStore(DjangoCacheStore):
 
     tier = Tier.INTENTS
 
-    def mark(self, step: Mark) -> None:
+    def mark(self, step: Mark) -> dict[str, Any]:
         """Add an intent; see :class:`~cachalot.stores.base.Store`."""
         now = _now()
         end = now + lease_milliseconds()
@@ -46,8 +46,9 @@ class LocalStore(DjangoCacheStore):
             got = self.get_many(step.keys)
             marks = [(key, marked_by(got.get(key), step.writer, now, end)) for key in step.keys]
             self.set_many(marks, Lifetime.LEASE)
+            return self.get_many(step.watched) if step.watched else {}
 
-    def done(self, step: Done) -> None:
+    def done(self, step: Done) -> dict[str, Any]:
         """Take an intent away; see :class:`~cachalot.stores.base.Store`."""
         now = _now()
         with _lock:
@@ -58,7 +59,14 @@ class LocalStore(DjangoCacheStore):
                 if mark is not None:
                     self.set_many([(key, mark)], Lifetime.LEASE)
                 elif step.committed or mine:
-                    self.set_many([(key, token)], Lifetime.STATE)
+                    self._end(key, token, Lifetime.DEPLOYMENT if key in step.brief else Lifetime.STATE)
+            return self.get_many(step.watched) if step.watched else {}
+
+    def _end(self, key: str, token: str, lifetime: Lifetime) -> None:
+        if token:
+            self.set_many([(key, token)], lifetime)
+        else:
+            self._call("delete", key)
 
     def create(self, step: Create) -> dict[str, Any]:
         """Give tokens to tags that have none; see :class:`~cachalot.stores.base.Store`."""

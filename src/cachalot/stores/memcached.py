@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 ATTEMPTS = 100
 """How often a value may change under our hands before the cache counts as away."""
 
+_AT_ONCE = -1
+
 _NO_END = 0
 """Leases end with the signs of life, not with the numbers in a mark."""
 
@@ -53,20 +55,22 @@ class MemcachedStore(DjangoCacheStore):
         super().__init__(alias)
         self.plain = True
 
-    def mark(self, step: Mark) -> None:
+    def mark(self, step: Mark) -> dict[str, Any]:
         """Add an intent; see :class:`~cachalot.stores.base.Store`."""
         sign = sign_of_life(step.writer)
         if self._call("set_many", {sign: "1"}, timeout=_life(Lifetime.LEASE)) != []:
             raise StoreAway(f"the cache {self.alias!r} did not take {sign}")
         for key in step.keys:
             self._change(key, lambda value: (self._marked(value, step.writer), Lifetime.LEASE))
+        return self.get_many(step.watched) if step.watched else {}
 
-    def done(self, step: Done) -> None:
+    def done(self, step: Done) -> dict[str, Any]:
         """Take an intent away; see :class:`~cachalot.stores.base.Store`."""
         self.set_many([step.clock], Lifetime.STATE)
         for key, token in step.tokens:
-            self._change(key, partial(self._left, step, token))
+            self._change(key, partial(self._left, step, key, token))
         self._call("delete", sign_of_life(step.writer))
+        return self.get_many(step.watched) if step.watched else {}
 
     def create(self, step: Create) -> dict[str, Any]:
         """Give tokens to tags that have none; see :class:`~cachalot.stores.base.Store`."""
@@ -81,14 +85,14 @@ class MemcachedStore(DjangoCacheStore):
     def _marked(self, value: Any, writer: str) -> str:
         return marked({**self._living(value, writer), writer: _NO_END})
 
-    def _left(self, step: Done, token: str, value: Any) -> tuple[str, Lifetime] | None:
+    def _left(self, step: Done, key: str, token: str, value: Any) -> tuple[str, Lifetime] | None:
         """Return what takes the place of a mark, ``None`` if nothing is to be done."""
         others = self._living(value, step.writer)
         if others:
             return marked(others), Lifetime.LEASE
-        if step.committed or step.writer in intents(value):
-            return token, Lifetime.STATE
-        return None
+        if not step.committed and step.writer not in intents(value):
+            return None
+        return token, Lifetime.DEPLOYMENT if key in step.brief else Lifetime.STATE
 
     def _living(self, value: Any, writer: str) -> dict[str, int]:
         """Return the other intents in a mark whose writers still live."""
@@ -128,11 +132,13 @@ class MemcachedStore(DjangoCacheStore):
         return got[0], got[1]
 
     def _swap(self, key: str, version: Any, value: str, lifetime: Lifetime) -> bool:
-        """Write a value if nobody has written it since."""
+        """Write a value if nobody has written it since; the empty text removes what is there."""
         if version is None:
-            return bool(self._call("add", key, value, timeout=_life(lifetime)))
+            return not value or bool(self._call("add", key, value, timeout=_life(lifetime)))
         cache: Any = caches[self.alias]
-        name, life = cache.make_and_validate_key(key), cache.get_backend_timeout(_life(lifetime))
+        # There is no compare and delete. What is written with a negative time has expired (protocol.txt).
+        life = cache.get_backend_timeout(_life(lifetime)) if value else _AT_ONCE
+        name = cache.make_and_validate_key(key)
         try:
             return bool(self._raising(lambda: _client(cache).cas(name, value, version, life)))
         except StoreAway as error:

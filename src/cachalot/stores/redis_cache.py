@@ -114,26 +114,41 @@ class RedisStore(DjangoCacheStore):
             raise
         return added is not None
 
-    def mark(self, step: Mark) -> None:
+    def mark(self, step: Mark) -> dict[str, Any]:
         """Add an intent; see :class:`~cachalot.stores.base.Store`."""
         names = self._names(step.keys)
+        arguments = (step.writer, lease_milliseconds(), len(names))
         with self._emptied_when_full(names):
-            self._run(scripts.MARK, names, (step.writer, lease_milliseconds()))
+            return self._run_watching(scripts.MARK, names, arguments, step.watched)
+        return {}
 
-    def done(self, step: Done) -> None:
+    def done(self, step: Done) -> dict[str, Any]:
         """Take an intent away; see :class:`~cachalot.stores.base.Store`."""
-        keys, values = zip(step.clock, *step.tokens, strict=True)
-        committed = "1" if step.committed else "0"
-        names = self._names(keys)
+        names = self._names([step.clock[0], *(key for key, _token in step.tokens)])
+        lives = [
+            _milliseconds(Lifetime.DEPLOYMENT) if key in step.brief else _STATE_MS
+            for key, _token in step.tokens
+        ]
+        tokens = [
+            value for (_key, token), life in zip(step.tokens, lives, strict=True) for value in (token, life)
+        ]
+        head = (step.writer, "1" if step.committed else "0", _STATE_MS, step.clock[1], len(step.tokens))
         with self._emptied_when_full(names):
-            self._run(scripts.DONE, names, (step.writer, committed, _STATE_MS, *values))
+            return self._run_watching(scripts.DONE, names, (*head, *tokens), step.watched)
+        return {}
 
     def create(self, step: Create) -> dict[str, Any]:
         """Give tokens to tags that have none; see :class:`~cachalot.stores.base.Store`."""
-        keys, values = zip(step.clock, *step.tokens, strict=True)
-        server, there = self._run(scripts.CREATE, self._names(keys), (_STATE_MS, *values))
-        found = {key: _read(value) for key, value in zip(keys[1:], there, strict=True) if value is not None}
-        return {**found, SERVER: server} if server else found
+        keys = [key for key, _token in step.tokens]
+        passing = _milliseconds(Lifetime.PASSING)
+        tokens = [
+            value
+            for key, token in step.tokens
+            for value in (token, passing if key in step.passing else _STATE_MS)
+        ]
+        names = self._names([step.clock[0], *keys])
+        server, there = self._run(scripts.CREATE, names, (_STATE_MS, step.clock[1], *tokens))
+        return _found(keys, there, server)
 
     def concerns(self) -> list[Concern]:
         """Return what makes the guarantees weaker here; see :class:`~cachalot.stores.base.Store`."""
@@ -163,6 +178,13 @@ class RedisStore(DjangoCacheStore):
         words = (len(names), *names, *arguments)
         server, (answer,) = self._ask([Command(names[0], words, script)])
         return server, answer
+
+    def _run_watching(
+        self, script: scripts.Scripts, names: list[str], arguments: tuple[Any, ...], watched: tuple[str, ...]
+    ) -> dict[str, Any]:
+        """Run a script that returns what is under the last of its keys."""
+        server, there = self._run(script, [*names, *self._names(watched)], arguments)
+        return _found(watched, there, server)
 
     # Keys and nodes.
 
@@ -361,6 +383,16 @@ def _errors() -> Any:
     import redis.exceptions  # noqa: PLC0415 - installed only where it is used
 
     return redis.exceptions
+
+
+def _found(keys: Sequence[str], values: Sequence[Any], server: str) -> dict[str, Any]:
+    """Return what a script has found under keys, and who said so."""
+    found = {key: _read(value) for key, value in zip(keys, values, strict=True) if value is not None}
+    return {**found, SERVER: server} if server else found
+
+
+def _milliseconds(lifetime: Lifetime) -> int:
+    return max(1, int((seconds(lifetime) or STATE_SECONDS) * 1000))
 
 
 _NO_LIFE = ("PX", 0)

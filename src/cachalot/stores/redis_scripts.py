@@ -26,42 +26,58 @@ local function others(key, writer)
   end
   return kept, last, mine
 end
+local function values(from)
+  local found = {}
+  for at = from, #KEYS do
+    local value = redis.pcall('GET', KEYS[at])
+    found[at - from + 1] = type(value) == 'string' and value
+  end
+  return found
+end
 """
 
 _MARK = """
 local ends = now + tonumber(ARGV[2])
-for _, key in ipairs(KEYS) do
-  local kept, last = others(key, ARGV[1])
+local tags = tonumber(ARGV[3])
+for at = 1, tags do
+  local kept, last = others(KEYS[at], ARGV[1])
   local mark = '!' .. kept .. ARGV[1] .. ';' .. string.format('%.0f', ends) .. ','
-  redis.call('SET', key, mark, 'PX', string.format('%.0f', math.max(last, ends) - now))
+  redis.call('SET', KEYS[at], mark, 'PX', string.format('%.0f', math.max(last, ends) - now))
 end
-return 1
+return values(tags + 1)
 """
 
 _DONE = """
 redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[3])
-for at = 2, #KEYS do
+local tags = tonumber(ARGV[5])
+for at = 2, tags + 1 do
   local kept, last, mine = others(KEYS[at], ARGV[1])
+  local token, life = ARGV[2 * at + 2], ARGV[2 * at + 3]
   if kept ~= '' then
     redis.call('SET', KEYS[at], '!' .. kept, 'PX', string.format('%.0f', last - now))
   elseif mine or ARGV[2] == '1' then
-    redis.call('SET', KEYS[at], ARGV[at + 3], 'PX', ARGV[3])
+    if token == '' then
+      redis.call('DEL', KEYS[at])
+    else
+      redis.call('SET', KEYS[at], token, 'PX', life)
+    end
   end
 end
-return 1
+return values(tags + 2)
 """
 
 _CREATE = """
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[1])
 local there = {}
 for at = 2, #KEYS do
-  if redis.call('SET', KEYS[at], ARGV[at + 1], 'NX', 'PX', ARGV[1]) then
-    there[at - 1] = ARGV[at + 1]
+  local token, life = ARGV[2 * at - 1], ARGV[2 * at]
+  if redis.call('SET', KEYS[at], token, 'NX', 'PX', life) then
+    there[at - 1] = token
   else
     there[at - 1] = redis.pcall('GET', KEYS[at])
     if type(there[at - 1]) ~= 'string' then
-      redis.call('SET', KEYS[at], ARGV[at + 1], 'PX', ARGV[1])
-      there[at - 1] = ARGV[at + 1]
+      redis.call('SET', KEYS[at], token, 'PX', life)
+      there[at - 1] = token
     end
   end
 end
@@ -97,13 +113,15 @@ def _scripts(text: str) -> Scripts:
 
 
 MARK = _scripts(_SHARED + _MARK)
-"""Keys: the tags. Arguments: the writer, its lease in milliseconds."""
+"""Keys: the tags, those watched. Arguments: the writer, its lease in milliseconds, the number of tags.
+Returns what is under the keys watched, ``nil`` for nothing."""
 
 DONE = _scripts(_SHARED + _DONE)
-"""Keys: the clock, the tags. Arguments: the writer, ``1`` if it has committed, the life of a token in
-milliseconds, the clock's value, the tokens."""
+"""Keys: the clock, the tags, those watched. Arguments: the writer, ``1`` if it has committed, the life of the
+clock in milliseconds, the clock's value, the number of tags; for each tag its token and the life of that.
+Returns what is under the keys watched, ``nil`` for nothing."""
 
 CREATE = _scripts(_CREATE)
-"""Keys: the clock, the tags. Arguments: the life of a token in milliseconds, the clock's value, the tokens.
-Returns what is there afterwards. A list or a hash that somebody has put in the place of a token is replaced:
-it stands for a token that was evicted."""
+"""Keys: the clock, the tags. Arguments: the life of the clock in milliseconds, the clock's value; for each
+tag its token and the life of that. Returns what is there afterwards. A list or a hash that somebody has put
+in the place of a token is replaced: it stands for a token that was evicted."""

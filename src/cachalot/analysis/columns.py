@@ -1,0 +1,144 @@
+"""What the catalogue says about the columns of a table: how values are compared, and who else writes them.
+
+Where two relations of one name exist, in different schemas, all of them must be plain, and a column has a
+kind only if it has the same one in each.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cachalot.analysis.canonical import Kind
+from cachalot.analysis.tablekeys import Columns
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+UNKNOWN = Columns(plain=False, kinds={})
+
+_POSTGRESQL_KINDS = {
+    "int2": Kind.INTEGER,
+    "int4": Kind.INTEGER,
+    "int8": Kind.INTEGER,
+    "bool": Kind.INTEGER,
+    "uuid": Kind.UUID,
+    "text": Kind.TEXT,
+    "varchar": Kind.TEXT,
+    "bpchar": Kind.PADDED,
+}
+
+
+def of_postgresql(cursor: Any, table: str) -> Columns:
+    """Return what PostgreSQL says: a table that may be read, without triggers or rules, parents or parts."""
+    cursor.execute(
+        "SELECT c.relkind::text, c.relpersistence::text, c.relhassubclass OR c.relispartition OR EXISTS "
+        "(SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid), EXISTS "
+        "(SELECT 1 FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal) OR EXISTS "
+        "(SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid) "
+        "OR NOT has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class c "
+        "WHERE lower(c.relname) = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
+        [table],
+    )
+    rows = cursor.fetchall()
+    if not rows or any(
+        (_text(kind), _text(life)) != ("r", "p") or kin or acts for kind, life, kin, acts in rows
+    ):
+        return UNKNOWN
+    # A collation that is not deterministic finds texts equal whose bytes differ (manual, 24.2.2.4).
+    cursor.execute(
+        "SELECT c.oid::bigint, a.attname::text, t.typname::text, coalesce(o.collisdeterministic, true) "
+        "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
+        "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
+        "LEFT JOIN pg_catalog.pg_collation o ON o.oid = a.attcollation "
+        "WHERE lower(c.relname) = %s AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped",
+        [table],
+    )
+    found: dict[Any, dict[str, str]] = {}
+    for relation, column, name, deterministic in cursor.fetchall():
+        kind = _POSTGRESQL_KINDS.get(_text(name)) if deterministic else None
+        found.setdefault(relation, {})[_text(column)] = "" if kind is None else kind.value
+    return Columns(True, _common(found.values()))
+
+
+def of_sqlite(cursor: Any, table: str) -> Columns:
+    """Return what SQLite says; a collation is known from the text of the table only."""
+    for catalogue in ("sqlite_temp_master", "sqlite_master"):
+        cursor.execute(f"SELECT 1 FROM {catalogue} WHERE type = 'trigger' AND lower(tbl_name) = ?", [table])  # noqa: S608
+        if cursor.fetchall():
+            return UNKNOWN
+    cursor.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table' AND lower(name) = ?", [table])
+    rows = cursor.fetchall()
+    if len(rows) != 1 or rows[0][1].upper().lstrip().startswith("CREATE VIRTUAL"):
+        return UNKNOWN
+    name, sql = rows[0]
+    collated = "COLLATE" in sql.upper()
+    cursor.execute("SELECT name, type FROM pragma_table_xinfo(?)", [name])
+    kinds = {}
+    for column, declared in cursor.fetchall():
+        kind = _affinity(declared.lower())
+        if kind is not None and not (collated and kind is Kind.TEXT):
+            kinds[column] = kind.value
+    return Columns(True, kinds)
+
+
+def _affinity(declared: str) -> Kind | None:
+    """Return the kind of a declared type, by the rules of SQLite (Datatypes in SQLite, 3.1)."""
+    if "int" in declared or declared == "bool":
+        return Kind.INTEGER
+    return Kind.TEXT if declared.startswith(("char", "varchar", "text")) else None
+
+
+def of_mysql(cursor: Any, table: str) -> Columns:
+    """Return what MariaDB and MySQL say; triggers are shown to those who may have some (SHOW TRIGGERS)."""
+    cursor.execute(
+        "SELECT t.engine, (SELECT count(*) FROM information_schema.triggers g WHERE g.event_object_schema = "
+        "t.table_schema AND g.event_object_table = t.table_name) FROM information_schema.tables t "
+        "WHERE t.table_schema = DATABASE() AND lower(t.table_name) = %s AND t.table_type = 'BASE TABLE'",
+        [table],
+    )
+    rows = cursor.fetchall()
+    if len(rows) != 1 or _text(rows[0][0]).lower() != "innodb" or rows[0][1]:
+        return UNKNOWN
+    cursor.execute(
+        "SELECT column_name, data_type, character_maximum_length, collation_name, extra "
+        "FROM information_schema.columns WHERE table_schema = DATABASE() AND lower(table_name) = %s",
+        [table],
+    )
+    kinds, changing = {}, []
+    for column, data_type, length, collation, extra in cursor.fetchall():
+        kind = _mysql_kind(_text(data_type).lower(), length, _text(collation or ""))
+        if kind is not None:
+            kinds[_text(column)] = kind.value
+        if "on update" in _text(extra or "").lower():
+            changing.append(_text(column))
+    return Columns(True, kinds, tuple(changing))
+
+
+def _mysql_kind(data_type: str, length: Any, collation: str) -> Kind | None:
+    if data_type.endswith("int"):
+        return Kind.INTEGER
+    if data_type == "uuid":
+        return Kind.UUID
+    if data_type not in {"char", "varchar"}:
+        return None
+    if collation.endswith("_bin"):
+        return Kind.PADDED  # 'a' = 'a ' in most collations (manual, PAD SPACE)
+    return Kind.HEXADECIMAL if data_type == "char" and length == 32 else None  # noqa: PLR2004 - digits of a UUID
+
+
+def _common(found: Iterable[dict[str, str]]) -> dict[str, str]:
+    tables = list(found)
+    if not tables:
+        return {}
+    return {
+        column: kind
+        for column, kind in tables[0].items()
+        if kind and all(one.get(column) == kind for one in tables[1:])
+    }
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, (bytes, bytearray)) else str(value)
+
+
+LOOK_UPS = {"postgresql": of_postgresql, "sqlite": of_sqlite, "mysql": of_mysql}

@@ -1,0 +1,235 @@
+"""From the text of a read to what its result depends on, as far as the text decides it; once per text.
+
+What a statement depends on is a function of its text and of the values of some of its parameters. So the
+covers are searched once for each text, in a compilation of its own in which the parameters are marked, and
+what is kept says at which places the values stand. A text whose second compilation differs from the first
+one has no covers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cachalot.analysis.covers import covers_of
+from cachalot.analysis.dynamic import MAX_FOUND, Found, found_covers
+from cachalot.analysis.rawsql import canonical_table
+from cachalot.analysis.trace import Marked, Recording, qualified
+from cachalot.core.tags import ALL_COLUMNS, EPOCH, Scope, Tag, any_of, whole_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from cachalot.analysis.covers import Cover
+    from cachalot.analysis.tablekeys import Key, TableKeys
+    from cachalot.analysis.trace import Block
+
+MAX_TAGS = 64
+"""Tags of rows that one statement depends on at most; the tables with most of them go over to ``any``."""
+
+MAX_COLUMNS = 3
+"""A table that is not covered, of which more columns are used, depends on ``any``: one tag for many."""
+
+_WORDS = re.compile(r"\w+")
+_LABELS = re.compile(r" AS [\"`]\w+[\"`]")
+
+
+class Source(NamedTuple):
+    """Where the values of one value of a key stand: places of parameters, ``None`` for NULL."""
+
+    key: Key
+    places: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One table of a statement.
+
+    :param keys: its keys; ``None`` if it has none.
+    :param table: its canonical name.
+    :param cover: the rows that matter; ``None`` if all do.
+    :param otherwise: what it depends on if the values in the cover cannot be told apart.
+    :param member: whether only columns of keys are used of it.
+    :param found: the column of the result whose values cover it, if nothing else does.
+    """
+
+    table: str
+    keys: TableKeys | None
+    cover: tuple[Source, ...] | None
+    otherwise: tuple[Tag, ...]
+    member: bool = False
+    found: Found | None = None
+
+    def tags(self, params: Sequence[Any]) -> tuple[Tag, ...]:
+        """Return what it depends on, for some parameters, apart from what is found in the rows."""
+        if self.found is not None:
+            return (whole_of(self.table), Tag(Scope.BULK, self.table, self.found.key))
+        if self.cover is None or self.keys is None:
+            return self.otherwise
+        found: list[Tag] = [whole_of(self.table)]
+        scope = Scope.MEMBER if self.member else Scope.ROW
+        for key, places in self.cover:
+            values = [None if place is None else params[place] for place in places]
+            texts = self.keys.canonical(key, values)
+            if texts is None:
+                return self.otherwise
+            found += (Tag(Scope.BULK, self.table, key), Tag(scope, self.table, key + texts))
+        return tuple(found)
+
+    def tag_of(self, value: Any) -> Tag | None:
+        """Return what it depends on by one value that was found; ``None`` if it has no canonical text."""
+        if self.found is None or self.keys is None:
+            return None
+        texts = self.keys.canonical(self.found.key, (value,))
+        scope = Scope.MEMBER if self.member else Scope.ROW
+        return None if texts is None else Tag(scope, self.table, self.found.key + texts)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the text of a read decides about its dependencies.
+
+    :param parts: its tables.
+    :param keys: of all its tables that have keys.
+    """
+
+    parts: tuple[Part, ...]
+    keys: tuple[TableKeys, ...]
+
+    def tags(self, params: Sequence[Any]) -> tuple[Tag, ...]:
+        """Return what the read depends on, each tag once, in a fixed order."""
+        found = dict.fromkeys((EPOCH,))
+        for part in self.parts:
+            found.update(dict.fromkeys(part.tags(params)))
+        return tuple(found)
+
+    def dynamic(self, tags: tuple[Tag, ...]) -> tuple[Part, ...]:
+        """Return the tables of which it is found in the rows what a read depends on.
+
+        :param tags: what it depends on in any case; a table of which that is ``any`` needs nothing finer.
+        """
+        return tuple(part for part in self.parts if part.found is not None and any_of(part.table) not in tags)
+
+
+def found_in(parts: Sequence[Part], rows: Sequence[Any]) -> tuple[Tag, ...] | None:
+    """Return the tags of the rows of some tables that are found in the rows of a result.
+
+    :returns: ``None`` if there are too many, or if they cannot be told apart.
+    """
+    found: dict[Tag, None] = {}
+    for part in parts:
+        place = 0 if part.found is None else part.found.place
+        values = {row[place] for row in rows if row[place] is not None}
+        if len(found) + len(values) > MAX_FOUND:
+            return None
+        for value in values:
+            tag = part.tag_of(value)
+            if tag is None:
+                return None
+            found[tag] = None
+    return tuple(sorted(found, key=str))
+
+
+def shape_of(
+    recording: Recording, sql: str, params: Sequence[Any], keys_of: Callable[[str], TableKeys | None]
+) -> Shape:
+    """Return the shape of a read.
+
+    :param recording: of a compilation in which parameters were marked.
+    :param sql: its text.
+    :param params: its parameters, marked where they stand in conditions.
+    :param keys_of: returns the keys of a table by its canonical name.
+    """
+    places = {id(one): place for place, one in enumerate(params) if isinstance(one, Marked)}
+    used = None if recording.opaque else _used(recording, sql, keys_of)
+    parts: list[Part] = []
+    for block in recording.blocks:
+        covers = {} if recording.opaque else covers_of(recording, block, _where(block), keys_of)
+        sources = {alias: _sources(cover, places) for alias, cover in covers.items()}
+        firm = [alias for alias, cover in sources.items() if cover is not None]
+        found = {} if used is None else found_covers(recording, sql, firm, keys_of)
+        for alias, name in block.tables.items():
+            part = _part(canonical_table(name), alias, sources.get(alias), used, keys_of)
+            parts.append(replace(part, found=found[alias]) if alias in found else part)
+    parts += [_all_of(table) for table in sorted(recording.tables - {part.table for part in parts})]
+    keys = {part.table: part.keys for part in parts if part.keys is not None}
+    return Shape(tuple(_bounded(parts)), tuple(keys.values()))
+
+
+def _where(block: Block) -> Any:
+    return getattr(block.compiler, "where", None)
+
+
+def _all_of(table: str) -> Part:
+    return Part(table, None, None, (any_of(table),))
+
+
+def _part(
+    table: str,
+    alias: str,
+    cover: tuple[Source, ...] | None,
+    used: dict[str, set[str]] | None,
+    keys_of: Callable[[str], TableKeys | None],
+) -> Part:
+    keys = keys_of(table)
+    if keys is None:
+        return _all_of(table)
+    columns = None if used is None else used.get(alias, set())
+    member = columns is not None and columns <= set(keys.kinds) - keys.generated
+    return Part(table, keys, cover, _uncovered(table, columns), member)
+
+
+def _uncovered(table: str, columns: set[str] | None) -> tuple[Tag, ...]:
+    if columns is None or len(columns) > MAX_COLUMNS:
+        return (any_of(table),)
+    names = (ALL_COLUMNS, *sorted(columns))
+    return (whole_of(table), Tag(Scope.ROWS, table), *(Tag(Scope.COLUMN, table, (name,)) for name in names))
+
+
+def _sources(cover: Cover | None, places: dict[int, int]) -> tuple[Source, ...] | None:
+    """Return where the values of a cover stand; ``None`` if one of them cannot be found again."""
+    if cover is None:
+        return None
+    found = []
+    for atom in cover:
+        at = tuple(None if value is None else places.get(id(value), -1) for value in atom.values)
+        if -1 in at:
+            return None
+        found.append(Source(atom.key, at))
+    return tuple(found)
+
+
+def _bounded(parts: list[Part]) -> Iterable[Part]:
+    """Let the tables with most rows go over to ``any`` while there are too many."""
+    sizes = sorted((len(part.cover or ()), index) for index, part in enumerate(parts))
+    total = sum(size for size, _index in sizes)
+    too_many = set()
+    while total > MAX_TAGS:
+        size, index = sizes.pop()
+        total -= size
+        too_many.add(index)
+    return (_all_of(part.table) if index in too_many else part for index, part in enumerate(parts))
+
+
+def _used(
+    recording: Recording, sql: str, keys_of: Callable[[str], TableKeys | None]
+) -> dict[str, set[str]] | None:
+    """Return the columns used of each alias; ``None`` if one is used that cannot be told.
+
+    The compiler and the text are two witnesses, and what either names is used. A name that stands by itself
+    in the text and is that of a column may be one: SQL that an expression has written.
+    """
+    if not recording.blocks:
+        return None
+    names = qualified(recording.blocks[0].compiler.connection)
+    found: dict[str, set[str]] = {}
+    pairs = {(one[0] or one[1], one[2]) for one in names.findall(sql)}
+    for alias, column in pairs | recording.used:
+        found.setdefault(alias, set()).add(column)
+    tables = [keys_of(table) for table in recording.tables]
+    columns = {column.lower() for keys in tables if keys is not None for column in keys.all_columns}
+    named_here = names.sub(" ", sql)
+    # The name of a column of the result is none of a table, unless it stands elsewhere, too.
+    bare = {word.lower() for word in _WORDS.findall(_LABELS.sub(" ", named_here))}
+    return None if bare & columns else found

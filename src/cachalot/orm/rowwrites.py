@@ -1,0 +1,391 @@
+"""Finds out which rows a write of the ORM changes: by what is inserted or returned, or by reading them.
+
+What a database can say about the rows that an UPDATE or DELETE has met differs:
+
+* ``RETURNING`` gives the values after an UPDATE (PostgreSQL, SQLite 3.35), or of what was deleted
+  (MariaDB, too). For keys that are not set these are the values before it, too.
+* The values *before* an UPDATE that sets keys come from ``RETURNING old`` (PostgreSQL 18), from a common
+  table expression that locks the rows first (PostgreSQL before), or from a SELECT behind a lock (SQLite).
+* MariaDB and MySQL are asked after an UPDATE, in the same transaction: who has changed a key in between has
+  changed the tags of the value before himself, so that a later value is as good (for keys that are not set).
+
+A statement is rewritten only where the condition restricts it to rows by key; anything else would send back
+as many rows as a table has, to learn what ``bulk`` says as well.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from cachalot.analysis.covers import all_covers_of
+from cachalot.analysis.rawsql import canonical_table
+from cachalot.analysis.writes import ChangedRows, effects_of_rows, rows_of_insert
+from cachalot.core.tags import MAX_WRITTEN, NOTHING, Effects
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from cachalot.analysis.covers import Cover
+    from cachalot.analysis.tablekeys import Key, TableKeys
+    from cachalot.analysis.trace import Recording
+    from cachalot.engine.session import Session
+
+MAX_ATOMS = 200
+"""Values in the condition of a write at most for its rows to be told apart."""
+
+logger = logging.getLogger("cachalot")
+
+_OLD = "_cachalot_old"
+_POSTGRESQL_18 = 180000
+_SQLITE_RETURNING = (3, 35)
+
+
+class RowWrite:
+    """One statement of the ORM that writes, and what is found out about its rows.
+
+    :param session: of its connection.
+    :param keys: of its table.
+    :param epoch: token under which they were learned.
+    :ivar table: canonical name of the table.
+    :ivar understood: whether it is known how the statement names its rows.
+    """
+
+    def __init__(self, session: Session, keys: TableKeys, epoch: str) -> None:
+        self.table = keys.table
+        self._session = session
+        self._keys = keys
+        self._epoch = epoch
+        self._ran = False
+        self._touched = False
+        self._counted = True
+        self._before: list[Any] | None = None
+        self._after: list[Any] | None = None
+        self._covers: dict[Key, list[tuple[str, ...]]] = {}
+        self._columns: frozenset[str] | None = None
+        self._returned = _Returned()
+        self._read_before: tuple[str, tuple[Any, ...]] | None = None
+        self._read_after: tuple[str, tuple[Any, ...]] | None = None
+        self._inserted: list[tuple[list[str | None], list[Any]]] = []
+        self._conflicts = False
+        self.understood = False
+
+    # INSERT.
+
+    def inserts(self, fields: Sequence[Any], rows: Iterable[Sequence[Any]], *, conflicts: bool) -> None:
+        """Note the rows of an INSERT.
+
+        :param fields: of the values; ``None`` for one that the database makes up.
+        :param conflicts: whether rows that are there already stay as they are.
+        """
+        try:
+            columns = [None if field is None else field.column for field in fields]
+            if self._session.connection.vendor == "mysql":
+                rows = [[self._as_stored(*pair) for pair in zip(fields, row, strict=True)] for row in rows]
+            self._inserted.append((columns, list(rows)))
+        except Exception:
+            # A fault of ours: the rows are inserted, and all results of their table end.
+            logger.exception("It cannot be told which rows a statement inserts.")
+            return
+        self.understood = True
+        self._conflicts = conflicts
+
+    def _as_stored(self, field: Any, value: Any) -> Any:
+        """Return a value if it is stored as it is sent: without its strict mode MySQL makes values fit."""
+        target = getattr(field, "target_field", field)
+        if isinstance(value, str):
+            longest = getattr(target, "max_length", None)
+            return value if longest is None or len(value) <= longest else _Unknown
+        if isinstance(value, int) and not isinstance(value, bool):
+            ranges = self._session.connection.ops.integer_field_ranges
+            least, most = ranges.get(target.get_internal_type(), (0, -1))
+            return value if least <= value <= most else _Unknown
+        return value
+
+    def effects_of_insert(self, names: Sequence[str], result: Any) -> Effects:
+        """Return what an INSERT has changed.
+
+        :param names: columns that were returned.
+        :param result: rows of their values.
+        """
+        changed = ChangedRows(self._keys)
+        total = sum(len(rows) for _columns, rows in self._inserted)
+        sure = (
+            isinstance(result, list)
+            and len(result) == total
+            and not self._conflicts
+            and len(self._inserted) == 1
+        )
+        returned = [dict(zip(names, row, strict=False)) for row in result] if sure else []
+        for columns, rows in self._inserted:
+            rows_of_insert(changed, columns, rows, returned)
+        return effects_of_rows(changed, self._epoch, columns=None, member=True)
+
+    # UPDATE and DELETE.
+
+    def rewritten(
+        self,
+        compiler: Any,
+        recording: Recording,
+        statement: tuple[str, tuple[Any, ...]],
+        columns: frozenset[str] | None,
+    ) -> tuple[str, tuple[Any, ...]]:
+        """Look at an UPDATE or DELETE, and return the statement that is to be sent instead.
+
+        :param recording: of its compilation.
+        :param statement: its text and parameters.
+        :param columns: those that an UPDATE sets; ``None`` for DELETE.
+        """
+        try:
+            return self._rewritten(compiler, recording, statement[0], tuple(statement[1]), columns)
+        except Exception:
+            # A fault of ours: the statement is sent as it is, and ends all results of its table.
+            logger.exception("It cannot be told which rows a statement changes.")
+            self.understood = False
+            self._returned, self._read_before, self._read_after = _Returned(), None, None
+            return statement
+
+    def _rewritten(
+        self,
+        compiler: Any,
+        recording: Recording,
+        sql: str,
+        params: tuple[Any, ...],
+        columns: frozenset[str] | None,
+    ) -> tuple[str, tuple[Any, ...]]:
+        self._columns = columns
+        where = compiler.query.where
+        table = compiler.query.base_table
+        outcome = recording.outcomes.get(id(where))
+        if table is None or canonical_table(table) != self._keys.table:
+            return sql, params
+        self.understood = True
+        text = "" if outcome is None or outcome.sql is None else f" WHERE {outcome.sql}"
+        # Of a statement whose rows are returned SQLite does not know the number before they are read.
+        self._counted = not getattr(compiler, "returning_fields", None)
+        if not text:
+            return sql, params
+        covers = self._cover(compiler, recording, where)
+        if not covers or not self._counted or not sql.endswith(text):
+            self._ask_afterwards(covers)
+            return sql, params
+        return self._with_rows(
+            recording, _Parts(sql, params, text, outcome.params if outcome else ()), covers
+        )
+
+    def _cover(self, compiler: Any, recording: Recording, where: Any) -> list[Cover]:
+        block = recording.blocks[0]
+        block.tables = {compiler.query.base_table: self._keys.name}
+        covers = all_covers_of(recording, block, where, lambda _table: self._keys, MAX_ATOMS)
+        for key in self._keys.keys:
+            over = [one for one in covers if all(atom.key == key for atom in one)]
+            texts = [[self._keys.canonical(key, atom.values) for atom in one] for one in over]
+            known = [[text for text in one if text is not None] for one in texts if None not in one]
+            if known:
+                self._covers[key] = min(known, key=len)
+        return [one for one in covers if all(atom.key in self._covers for atom in one)]
+
+    def _with_rows(
+        self, recording: Recording, parts: _Parts, covers: list[Cover]
+    ) -> tuple[str, tuple[Any, ...]]:
+        connection = self._session.connection
+        vendor, quote = connection.vendor, connection.ops.quote_name
+        columns = [quote(column) for column in self._keys.columns()]
+        setting = bool(self._columns and self._columns & set(self._keys.kinds))
+        if vendor == "sqlite" and _sqlite_version() < _SQLITE_RETURNING:
+            self._ask_afterwards(covers)
+            return parts.sql, parts.params
+        if vendor == "mysql":
+            return self._with_rows_on_mysql(parts, columns, covers, nested=len(recording.blocks) > 1)
+        if not setting:
+            self._returned = _Returned(new=True)
+            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
+        if vendor == "sqlite":
+            self._returned = _Returned(new=True)
+            text = f"SELECT {', '.join(columns)} FROM {quote(self._keys.name)}"  # noqa: S608 - names
+            self._read_before = (text + parts.where, parts.where_params)
+            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
+        return self._with_old_rows_on_postgresql(recording, parts, columns)
+
+    def _with_rows_on_mysql(
+        self, parts: _Parts, columns: list[str], covers: list[Cover], *, nested: bool
+    ) -> tuple[str, tuple[Any, ...]]:
+        connection: Any = self._session.connection
+        if self._columns is None and connection.mysql_is_mariadb and not nested:
+            self._returned = _Returned(new=True)
+            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
+        self._ask_afterwards(covers)
+        return parts.sql, parts.params
+
+    def _ask_afterwards(self, covers: list[Cover]) -> None:
+        """Read the rows of an UPDATE by their primary keys when it has run, if it does not change these."""
+        primary = self._keys.primary
+        over = [one for one in covers if one and all(atom.key == primary for atom in one)]
+        if self._columns is None or not primary or not over or self._columns & set(primary):
+            return
+        quote = self._session.connection.ops.quote_name
+        columns = ", ".join(map(quote, self._keys.columns()))
+        one = " AND ".join(f"{quote(column)} = %s" for column in primary)
+        atoms = min(over, key=len)
+        condition = " OR ".join(f"({one})" for _ in atoms)
+        params = tuple(value for atom in atoms for value in atom.values)
+        text = f"SELECT {columns} FROM {quote(self._keys.name)} WHERE {condition}"  # noqa: S608 - names
+        self._read_after = (text, params)
+
+    def _with_old_rows_on_postgresql(
+        self, recording: Recording, parts: _Parts, columns: list[str]
+    ) -> tuple[str, tuple[Any, ...]]:
+        connection: Any = self._session.connection
+        quote = connection.ops.quote_name
+        self._returned = _Returned(new=True, old=True)
+        if connection.pg_version >= _POSTGRESQL_18:
+            old = [f"old.{column}" for column in columns]
+            new = [f"new.{column}" for column in columns]
+            return f"{parts.sql} RETURNING {', '.join(old + new)}", parts.params
+        primary = self._keys.primary
+        if not primary or len(recording.blocks) > 1 or (self._columns and self._columns & set(primary)):
+            self._returned = _Returned(new=True)
+            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
+        table = quote(self._keys.name)
+        own = [f"{table}.{column}" for column in columns]
+        names = [f"{_OLD}.{column}" for column in columns]
+        same = " AND ".join(f"{table}.{quote(column)} = {_OLD}.{quote(column)}" for column in primary)
+        text = (
+            f"WITH {_OLD} AS MATERIALIZED (SELECT {', '.join(own)} "  # noqa: S608 - names
+            f"FROM {table}{parts.where} FOR NO KEY UPDATE) {parts.head} FROM {_OLD} WHERE {same} "
+            f"RETURNING {', '.join(names + own)}"
+        )
+        return text, parts.where_params + parts.head_params
+
+    # Running it.
+
+    def run(self, execute: Callable[[], Any], cursor: Any) -> Any:
+        """Run the statement, and read what there is to read about its rows.
+
+        :param cursor: of Django, on which it runs.
+        """
+        if self._read_before is not None:
+            self._lock()
+            self._before = [*(self._before or ()), *self._read(*self._read_before)]
+        self._ran = True
+        result = execute()
+        driver = cursor.cursor
+        if self._returned.new:
+            self._take(driver)
+        else:
+            self._touched |= not self._counted or getattr(driver, "rowcount", -1) != 0
+            if self._touched and self._read_after is not None:
+                self._after = [*(self._after or ()), *self._read(*self._read_after)]
+        return result
+
+    def _take(self, driver: Any) -> None:
+        """Take the rows that were returned; after too many of them they are only passed over."""
+        width = len(self._keys.columns())
+        after = self._after = self._after or []
+        before = self._before = (self._before or []) if self._returned.old else self._before
+        for row in iter(driver.fetchone, None):
+            self._touched = True
+            if len(after) > MAX_WRITTEN:
+                continue
+            after.append(row[-width:])
+            if self._returned.old and before is not None:
+                before.append(row[:width])
+
+    def _lock(self) -> None:
+        """Let SQLite wait for its lock before it reads; a reader that wants to write later may not wait.
+
+        It is what the statement itself would do first (manual, SQLITE_BUSY_SNAPSHOT).
+        """
+        quote = self._session.connection.ops.quote_name
+        column = quote(self._keys.columns()[0])
+        table = quote(self._keys.name)
+        self._read(f"UPDATE {table} SET {column} = {column} WHERE 0", ())  # noqa: S608 - names of the schema
+
+    def _read(self, sql: str, params: tuple[Any, ...]) -> list[Any]:
+        """Read through the driver, so that no query count of the user changes."""
+        connection = self._session.connection
+        with connection.wrap_database_errors, closing(connection.create_cursor()) as cursor:
+            cursor.execute(sql, params)
+            return list(cursor.fetchmany(MAX_WRITTEN + 1)) if cursor.description else []
+
+    # What it has changed.
+
+    def effects(self) -> Effects:
+        """Return what the statement has changed."""
+        if not self._ran or not self._touched:
+            return NOTHING
+        changed = ChangedRows(self._keys)
+        for key in self._keys.keys:
+            if self._columns is None or not self._columns & set(key):
+                self._add(changed, key, self._after, self._covers.get(key))
+            else:
+                self._add(changed, key, self._before, self._covers.get(key))
+                self._add(changed, key, self._after, None)
+        return effects_of_rows(changed, self._epoch, columns=self._columns, member=self._moved())
+
+    def _moved(self) -> bool:
+        """Return whether a column of a key may have changed, or rows have come or gone."""
+        if self._columns is None:
+            return True
+        if not self._columns & set(self._keys.kinds):
+            return False
+        before, after = self._before, self._after
+        if before is None or after is None or not self._keys.primary or len(after) > MAX_WRITTEN:
+            return True
+        return before != after
+
+    def _add(
+        self, changed: ChangedRows, key: Key, rows: list[Any] | None, covered: list[tuple[str, ...]] | None
+    ) -> None:
+        """Add the values of one key, before or after the statement.
+
+        :param covered: all that it can have been, by the condition of the statement.
+        """
+        if rows is not None and len(rows) <= MAX_WRITTEN:
+            self._add_rows(changed, key, rows)
+        elif covered is not None:
+            changed.allow(key, covered)
+        else:
+            changed.lose(key)
+
+    def _add_rows(self, changed: ChangedRows, key: Key, rows: list[Any]) -> None:
+        places = [self._keys.columns().index(column) for column in key]
+        for row in rows:
+            texts = self._keys.canonical(key, [row[place] for place in places])
+            if texts is None:
+                changed.lose(key)
+                return
+            changed.allow(key, [texts])
+
+
+class _Unknown:
+    """Stands for a value that is not known, as an expression does."""
+
+    as_sql = None
+
+
+class _Returned:
+    """What a statement returns of each row: its keys before, its keys after."""
+
+    def __init__(self, *, new: bool = False, old: bool = False) -> None:
+        self.new = new
+        self.old = old
+
+
+class _Parts:
+    """A statement, cut before its condition."""
+
+    def __init__(self, sql: str, params: tuple[Any, ...], where: str, where_params: tuple[Any, ...]) -> None:
+        self.sql = sql
+        self.params = tuple(params)
+        self.where = where
+        self.where_params = tuple(where_params)
+        self.head = sql[: -len(where)]
+        self.head_params = self.params[: len(self.params) - len(self.where_params)]
+
+
+def _sqlite_version() -> tuple[int, ...]:
+    from sqlite3 import sqlite_version_info  # noqa: PLC0415 - a Python may have been built without it
+
+    return sqlite_version_info
