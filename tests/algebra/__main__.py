@@ -6,90 +6,100 @@ import argparse
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tests.servers import MariaDB, Postgres, Server
 
-if TYPE_CHECKING:
-    from tests.algebra.fuzz import Outcome
+WORLDS = 4
+"""How many worlds are seen with rows before they are seen with tables."""
 
 SERVERS: dict[str, type[Server]] = {"postgresql": Postgres, "mariadb": MariaDB}
 
 
 def main() -> int:
-    """Run the fuzz on one database and print what it has shown."""
-    parser = argparse.ArgumentParser(prog="python -m tests.algebra", description=__doc__)
-    parser.add_argument("--database", choices=["sqlite", *SERVERS], default="sqlite")
-    parser.add_argument("--pairs", type=int, default=100_000)
-    parser.add_argument("--seed", type=int, default=int(time.time()))
-    parser.add_argument("--report", type=Path)
-    asked = parser.parse_args()
+    """Run the fuzz on one database and print what it has shown.
+
+    :returns: the exit status, 0 when nothing is wrong.
+    """
+    asked = _arguments()
     os.environ.update(DJANGO_SETTINGS_MODULE="tests.settings", CACHALOT_TEST_DB=asked.database)
     kind = SERVERS.get(asked.database)
-    if kind is None:
-        text, failed = _report(asked)
-    else:
-        with kind() as server:
-            os.environ[f"CACHALOT_TEST_{kind.__name__.upper()}"] = _address(server)
-            text, failed = _report(asked)
+    with ExitStack() as stack:
+        if kind is not None:
+            server: Any = stack.enter_context(kind())
+            os.environ[f"CACHALOT_TEST_{kind.__name__.upper()}"] = f"{server.address}:{server.user}"
+        text, failed = _in_a_database(asked)
     sys.stdout.write(text)
-    if asked.report:
-        asked.report.write_text(text)
-    return failed
+    return int(failed)
 
 
-def _address(server: Any) -> str:
-    return f"{server.address}:{server.user}"
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.algebra", description=__doc__)
+    parser.add_argument("--database", choices=["sqlite", *SERVERS], default="sqlite")
+    parser.add_argument("--pairs", type=int, default=100_000, help="with rows, and as many with tables")
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--world", type=int, default=0, help="the first: a violation says in which it was")
+    parser.add_argument("--mutants", action="store_true", help="wrong algebras in the place of ours")
+    parser.add_argument("--minutes", type=float, default=600, help="after which it ends, with what it has")
+    parser.add_argument("--report", type=Path, help="written anew all the time")
+    return parser.parse_args()
 
 
-def _report(asked: Any) -> tuple[str, int]:
+def _in_a_database(asked: argparse.Namespace) -> tuple[str, bool]:
     import django
     from django.test.runner import DiscoverRunner
 
     django.setup()
+    head = f"{asked.database}, Django {django.__version__}, seed {asked.seed}, from world {asked.world}"
     runner = DiscoverRunner(verbosity=0, interactive=False)
     databases = runner.setup_databases()
     try:
-        return _run(asked)
+        return (_mutants if asked.mutants else _ours)(asked, head)
     finally:
         runner.teardown_databases(databases)
 
 
-def _run(asked: Any) -> tuple[str, int]:
-    import django
+def _ours(asked: argparse.Namespace, head: str) -> tuple[str, bool]:
+    """Alternate between rows and tables, which see the same worlds."""
     from django.test import override_settings
 
+    from tests.algebra.fuzz import PAIRS_PER_WORLD, Outcome, fuzz
+    from tests.algebra.report import complaints, text_of
+
+    outcomes = {"row": Outcome(), "table": Outcome()}
+    rows, tables = outcomes.values()
+    world, text, end = asked.world, "", time.monotonic() + 60 * asked.minutes
+    while rows.pairs < asked.pairs and not rows.violations + tables.violations and time.monotonic() < end:
+        for granularity, outcome in outcomes.items():
+            with override_settings(CACHALOT_GRANULARITY=granularity):
+                outcome.add(fuzz(asked.seed, WORLDS * PAIRS_PER_WORLD, world=world))
+        world += WORLDS
+        text = text_of(head, rows, tables)
+        _write(asked, text)
+    return text, bool(rows.violations or tables.violations or complaints(rows, tables))
+
+
+def _write(asked: argparse.Namespace, text: str) -> None:
+    if asked.report:
+        asked.report.parent.mkdir(parents=True, exist_ok=True)
+        asked.report.write_text(text)
+
+
+def _mutants(asked: argparse.Namespace, head: str) -> tuple[str, bool]:
     from tests.algebra.fuzz import fuzz
+    from tests.algebra.mutants import ALL
 
-    rows = fuzz(asked.seed, asked.pairs)
-    with override_settings(CACHALOT_GRANULARITY="table"):
-        tables = fuzz(asked.seed, asked.pairs // 10)
-    head = f"{asked.database}, Django {django.__version__}, seed {asked.seed}"
-    lines = [
-        head,
-        _summary("row", rows),
-        _summary("table", tables),
-        "",
-        "P(a write ends a result it does not change)",
-    ]
-    lines += [
-        f"{name:24}{rows.probability(*shape):>8.3f}{tables.probability(*shape):>8.3f}"
-        for name, shape in _shapes(rows)
-    ]
-    lines += rows.violations + tables.violations
-    return "\n".join(lines) + "\n", len(rows.violations) + len(tables.violations)
-
-
-def _shapes(rows: Outcome) -> list[tuple[str, tuple[str, ...]]]:
-    return [("all", ()), *((name, (name,)) for name in sorted(rows.killed | rows.spared))]
-
-
-def _summary(name: str, outcome: Outcome) -> str:
-    return (
-        f"{name:6} {outcome.pairs} pairs, {outcome.changed} results changed, {outcome.writes} writes, "
-        f"{len(outcome.violations)} violations, {outcome.seconds:.0f} s"
-    )
+    lines, survived = [head], False
+    for mutant, shapes in ALL.items():
+        with mutant():
+            outcome = fuzz(asked.seed, asked.pairs, world=asked.world, shapes=shapes, stop=1)
+        survived |= not outcome.violations
+        found = "found" if outcome.violations else "SURVIVED"
+        lines.append(f"{mutant.__name__:50}{found} in {outcome.pairs} pairs, {outcome.seconds:.0f} s")
+        _write(asked, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n", survived
 
 
 if __name__ == "__main__":

@@ -9,24 +9,32 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.core.cache import caches
 from django.db import Error, connection
 
 from cachalot.api import cachalot_disabled
 from tests.algebra import data, queries, writes
-from tests.algebra.queries import Query
+from tests.algebra.describing import described
 
-Draw = Callable[[random.Random], Query]
-Write = Callable[[random.Random], Any]
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.algebra.queries import Query
 
 POOL = 24
 """Queries that meet each write."""
 
 ROUNDS_PER_WORLD = 40
+PAIRS_PER_WORLD = POOL * ROUNDS_PER_WORLD
+
+ATTEMPTS = 3
+"""Writes that are tried until the database refuses none."""
+
+RAW = ("UPDATE algebra", "DELETE FROM algebra")
+"""How SQL by hand begins: the ORM quotes the names."""
 
 
 @dataclass
@@ -35,8 +43,11 @@ class Outcome:
 
     :ivar pairs: how often a query met a write.
     :ivar changed: how often the result was another one.
+    :ivar writes: how many were tried; of them the database has ``refused`` some.
+    :ivar asked: how often a query was asked for the second time; ``hits`` of them sent no statement.
     :ivar killed: by shape, how often a query had to be run again though its result was the same.
     :ivar spared: by shape, how often it was not.
+    :ivar raw: the same for SQL by hand, which ends all results of its table: ``killed`` and ``spared``.
     :ivar violations: wrong answers, described.
     """
 
@@ -44,16 +55,32 @@ class Outcome:
     changed: int = 0
     writes: int = 0
     refused: int = 0
+    asked: int = 0
+    hits: int = 0
     seconds: float = 0.0
     killed: Counter[str] = field(default_factory=Counter)
     spared: Counter[str] = field(default_factory=Counter)
+    raw: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
 
+    def add(self, other: Outcome) -> None:
+        """Take in what other worlds have shown."""
+        for one in fields(self):
+            setattr(self, one.name, getattr(self, one.name) + getattr(other, one.name))
+
     def probability(self, *shapes: str) -> float:
-        """Return how often a write ends a result that it does not change, of some shapes or of all."""
+        """Return how often a write of the ORM ends a result that it does not change.
+
+        :param shapes: of the queries; all if none are given.
+        """
         names = shapes or tuple(self.killed | self.spared)
         killed = sum(self.killed[name] for name in names)
         return killed / max(1, killed + sum(self.spared[name] for name in names))
+
+    def probability_with_raw(self) -> float:
+        """Return the same over all writes, those by hand among them."""
+        killed = self.killed.total() + self.raw["killed"]
+        return killed / max(1, killed + self.spared.total() + self.raw["spared"])
 
 
 class _Statements:
@@ -67,100 +94,104 @@ class _Statements:
         return execute(sql, params, many, context)
 
 
+class _Write(NamedTuple):
+    """A write that was committed, and where."""
+
+    place: str
+    statements: list[str]
+
+    @property
+    def by_hand(self) -> bool:
+        return any(text.startswith(RAW) for text in self.statements)
+
+
 def fuzz(
     seed: int,
     pairs: int,
     *,
-    seconds: float = 3600.0,
+    world: int = 0,
+    shapes: Sequence[str] = (),
+    seconds: float = 36000.0,
     stop: int = 5,
-    draw: Draw = queries.draw,
-    write: Write = writes.run,
 ) -> Outcome:
     """Let queries meet writes.
 
     :param seed: of the random numbers.
-    :param pairs: of a query and a write, about.
+    :param pairs: of a query and a write, at least.
+    :param world: the first one; each begins with new rows, and is the same whatever came before it.
+    :param shapes: of the queries; any if none are given.
     :param seconds: after which it ends at the latest.
     :param stop: violations after which it ends.
-    :param draw: draws queries.
-    :param write: writes.
     """
     outcome, statements = Outcome(), _Statements()
     began = time.monotonic()
     with connection.execute_wrapper(statements):
-        world = 0
         while outcome.pairs < pairs and len(outcome.violations) < stop and time.monotonic() - began < seconds:
-            chance, name = random.Random(f"{seed} {world}"), f"seed {seed}, world {world}"
-            _world(chance, name, outcome, statements, draw, write)
+            for _ in _World(seed, world, shapes, outcome, statements.sent).rounds():
+                if len(outcome.violations) >= stop:
+                    break
             world += 1
     outcome.seconds = time.monotonic() - began
     return outcome
 
 
-def _world(
-    chance: random.Random, name: str, outcome: Outcome, statements: _Statements, draw: Draw, write: Write
-) -> None:
-    caches["default"].clear()
-    data.clear()
-    data.fill(chance)
-    pool = [draw(chance) for _ in range(POOL)]
-    for round_ in range(ROUNDS_PER_WORLD):
-        before = [_asked(query) for query in pool]
-        mark = len(statements.sent)
-        state = chance.getstate()
-        try:
-            write(chance)
-        except Error:
-            outcome.refused += 1
-        outcome.writes += 1
-        written = statements.sent[mark:]
-        for query, was in zip(pool, before, strict=True):
-            _judge(query, was, f"{name}, round {round_}", written, outcome, statements)
-        chance.setstate(state)
-        chance.random()
-        for place in chance.sample(range(POOL), 4):
-            pool[place] = draw(chance)
-        statements.sent.clear()
+class _World:
+    def __init__(
+        self, seed: int, number: int, shapes: Sequence[str], outcome: Outcome, sent: list[str]
+    ) -> None:
+        self._chance = random.Random(f"{seed} {number}")
+        self._name = f"--seed {seed} --world {number}"
+        self._shapes = shapes
+        self._outcome = outcome
+        self._sent = sent
 
+    def rounds(self) -> Iterator[None]:
+        caches["default"].clear()
+        data.clear()
+        data.fill(self._chance)
+        pool = [queries.draw(self._chance, self._shapes) for _ in range(POOL)]
+        for round_ in range(ROUNDS_PER_WORLD):
+            before = [self._asked(query) for query in pool]
+            write = self._written(f"{self._name}, round {round_}")
+            for query, was in zip(pool, before, strict=True):
+                self._judge(query, was, write)
+            yield
+            for place in self._chance.sample(range(POOL), 4):
+                pool[place] = queries.draw(self._chance, self._shapes)
+            self._sent.clear()
 
-def _asked(query: Query) -> Any:
-    query.ask()
-    return query.ask()
+    def _asked(self, query: Query) -> Any:
+        query.ask()
+        mark = len(self._sent)
+        answer = query.ask()
+        self._outcome.asked += 1
+        self._outcome.hits += len(self._sent) == mark
+        return answer
 
+    def _written(self, place: str) -> _Write:
+        mark = len(self._sent)
+        for _ in range(ATTEMPTS):
+            self._outcome.writes += 1
+            try:
+                writes.run(self._chance)
+            except Error:
+                self._outcome.refused += 1
+            else:
+                break
+        return _Write(place, self._sent[mark:])
 
-def _judge(
-    query: Query, was: Any, place: str, written: list[str], outcome: Outcome, statements: _Statements
-) -> None:
-    mark = len(statements.sent)
-    answer = query.ask()
-    sent = statements.sent[mark:]
-    with cachalot_disabled():
-        mark = len(statements.sent)
-        truth = query.ask()
-        texts = statements.sent[mark:]
-    outcome.pairs += 1
-    coarse = any(text.startswith("UPDATE algebra") for text in written)
-    if answer != truth:
-        outcome.violations.append(_described(query, answer, truth, place, written, texts))
-    if truth != was:
-        outcome.changed += 1
-    elif coarse:
-        return  # SQL by hand ends all results of its table, at every granularity
-    elif sent:
-        outcome.killed[query.shape] += 1
-    else:
-        outcome.spared[query.shape] += 1
-
-
-def _described(
-    query: Query, answer: Any, truth: Any, place: str, written: list[str], texts: list[str]
-) -> str:
-    """Return what is wrong, as text."""
-    lines = [f"{place}: {query.shape}", *(f"  written {text}" for text in written)]
-    lines += [f"  read    {text}" for text in texts]
-    if isinstance(answer, list) and isinstance(truth, list):
-        lines += [f"  cached  {one}" for one in answer if one not in truth]
-        lines += [f"  true    {one}" for one in truth if one not in answer]
-    else:
-        lines += [f"  cached  {answer}", f"  true    {truth}"]
-    return "\n".join(lines)
+    def _judge(self, query: Query, was: Any, write: _Write) -> None:
+        outcome, mark = self._outcome, len(self._sent)
+        answer = query.ask()
+        killed = len(self._sent) > mark
+        with cachalot_disabled():
+            truth = query.ask()
+        outcome.pairs += 1
+        if answer != truth:
+            outcome.violations.append(described(query, answer, truth, write.place, write.statements))
+        if truth != was:
+            outcome.changed += 1
+        elif write.by_hand:
+            outcome.raw["killed" if killed else "spared"] += 1
+        else:
+            (outcome.killed if killed else outcome.spared)[query.shape] += 1

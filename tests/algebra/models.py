@@ -59,6 +59,7 @@ class Book(models.Model):
     isbn = models.IntegerField(null=True, unique=True)
     likes = models.IntegerField(default=0)
     price = models.DecimalField(max_digits=6, decimal_places=2, unique=True, null=True)
+    genre = models.ForeignKey(Genre, models.SET_NULL, null=True, related_name="first_books")
     genres = models.ManyToManyField(Genre, related_name="books")
     readers = models.ManyToManyField(Author, through="Loan", related_name="read")
     notes = GenericRelation(Note)
@@ -105,6 +106,13 @@ class Word(models.Model):
 
     text = models.CharField(max_length=20, unique=True, db_collation=ANY_CASE)
     weight = models.IntegerField(default=0)
+
+
+class Mention(models.Model):
+    """Refers to a text, in whatever case."""
+
+    word = models.ForeignKey(Word, models.CASCADE, to_field="text", related_name="mentions")
+    page = models.IntegerField(default=0)
 
 
 class Use(models.Model):

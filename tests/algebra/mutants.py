@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from django.db.models.deletion import Collector
+
 from cachalot.analysis import columns, covers, writes
 from cachalot.analysis.canonical import Kind
-from cachalot.engine import facts
+from cachalot.core.tags import NOTHING
+from cachalot.engine import facts, transaction
 from cachalot.orm import rowwrites
 
 Mutant = Callable[[], Any]
@@ -72,27 +76,28 @@ def on_clause_covers_the_parent() -> Any:
     return _patched(covers._Search, "_of_on_clauses", of_on_clauses)
 
 
+def _without(turn: int) -> Any:
+    """Leave out one of the two times that a key which an UPDATE sets is looked at."""
+    original, turns = rowwrites.RowWrite._add, Counter[Any]()
+
+    def add(self: Any, changed: Any, key: Any, *args: Any) -> None:
+        if self._columns is not None and self._columns & set(key):
+            turns[changed, key] += 1
+            if turns[changed, key] == turn:
+                return
+        original(self, changed, key, *args)
+
+    return _patched(rowwrites.RowWrite, "_add", add)
+
+
 def old_values_are_forgotten() -> Any:
-    """Only the values after a write count."""
-    original = rowwrites.RowWrite.effects
-
-    def effects(self: Any) -> Any:
-        self._before, self._covers = ([] if self._before is not None else None), {}
-        return original(self)
-
-    return _patched(rowwrites.RowWrite, "effects", effects)
+    """Of keys that are set only the values after a write count."""
+    return _without(1)
 
 
 def new_values_are_forgotten() -> Any:
-    """Only the values before a write count."""
-    original = rowwrites.RowWrite.effects
-
-    def effects(self: Any) -> Any:
-        if self._before is not None:
-            self._after = self._before
-        return original(self)
-
-    return _patched(rowwrites.RowWrite, "effects", effects)
+    """Of keys that are set only the values before a write count."""
+    return _without(2)
 
 
 def unknown_values_change_nothing() -> Any:
@@ -136,6 +141,63 @@ def members_are_all_there_is() -> Any:
     return _patched(writes.ChangedRows, "tags", tags)
 
 
+def one_row_is_no_row() -> Any:
+    """An UPDATE or DELETE that has met one row is taken for one that has met none."""
+    original = rowwrites.RowWrite.run
+
+    def run(self: Any, execute: Any, cursor: Any) -> Any:
+        result = original(self, execute, cursor)
+        self._touched = cursor.cursor.rowcount > 1
+        return result
+
+    return _patched(rowwrites.RowWrite, "run", run)
+
+
+def rollback_to_a_savepoint_forgets_what_was_before() -> Any:
+    """What was written before a savepoint is gone with it."""
+    original = transaction.Transaction.roll_back_to
+
+    def roll_back_to(self: Any, name: str) -> Any:
+        found = original(self, name)
+        for frame in self.frames:
+            frame.effects = NOTHING
+        return found
+
+    return _patched(transaction.Transaction, "roll_back_to", roll_back_to)
+
+
+def release_of_a_savepoint_forgets_what_was_in_it() -> Any:
+    """What was written in a savepoint is gone when it is released."""
+    original = transaction.Transaction.release
+
+    def release(self: Any, name: str) -> None:
+        self.frames[-1].effects = NOTHING
+        original(self, name)
+
+    return _patched(transaction.Transaction, "release", release)
+
+
+@contextmanager
+def cascades_are_forgotten() -> Iterator[None]:
+    """Of a deletion only the rows count that were named, not those that go or change with them."""
+    original, delete = rowwrites.RowWrite.effects, Collector.delete
+    named: list[str] = []
+
+    def collected(self: Any) -> Any:
+        models = {type(self.origin)} if hasattr(self.origin, "pk") else {getattr(self.origin, "model", None)}
+        named[:] = [model._meta.db_table for model in models if model is not None]
+        try:
+            return delete(self)
+        finally:
+            named.clear()
+
+    def effects(self: Any) -> Any:
+        return original(self) if not named or self.table in named else NOTHING
+
+    with _patched(Collector, "delete", collected), _patched(rowwrites.RowWrite, "effects", effects):
+        yield
+
+
 def collation_is_ignored() -> Any:
     """Text is told apart letter by letter, whatever its collation."""
 
@@ -155,17 +217,22 @@ def collation_is_ignored() -> Any:
     )
 
 
-ALL: list[Mutant] = [
-    either_takes_one_side,
-    negation_is_ignored,
-    null_is_found_beside_an_outer_join,
-    on_clause_covers_the_parent,
-    old_values_are_forgotten,
-    new_values_are_forgotten,
-    unknown_values_change_nothing,
-    inserted_rows_are_forgotten,
-    null_has_no_tag,
-    list_is_its_first_value,
-    members_are_all_there_is,
-    collation_is_ignored,
-]
+ALL: dict[Mutant, tuple[str, ...]] = {
+    either_takes_one_side: ("or and not",),
+    negation_is_ignored: ("or and not",),
+    null_is_found_beside_an_outer_join: ("join",),
+    on_clause_covers_the_parent: ("join",),
+    old_values_are_forgotten: (),
+    new_values_are_forgotten: (),
+    unknown_values_change_nothing: (),
+    inserted_rows_are_forgotten: (),
+    null_has_no_tag: ("foreign key list",),
+    list_is_its_first_value: (),
+    members_are_all_there_is: (),
+    one_row_is_no_row: (),
+    rollback_to_a_savepoint_forgets_what_was_before: (),
+    release_of_a_savepoint_forgets_what_was_in_it: (),
+    cascades_are_forgotten: ("many to many", "foreign key list"),
+    collation_is_ignored: ("text",),
+}
+"""Each with the shapes of queries in which it shows; all where that takes no longer."""
