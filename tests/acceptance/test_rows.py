@@ -173,6 +173,24 @@ def test_update_ends_its_rows(shelf, inside):
     )
 
 
+@pytest.mark.parametrize("model", [Book, Restaurant], ids=["no key", "two tables"])
+def test_write_without_a_statement_ends_nothing(shelf, model):
+    """An UPDATE or DELETE of which nothing is sent, for it can meet no row, ends no result at all."""
+    first = Book.objects.earliest("pk")
+    place = m.Place.objects.create(name="harbour")
+    changes = {"pages": 1} if model is Book else {"stars": 1, "name": "nowhere"}
+    for write in (
+        lambda: model.objects.filter(pk__in=[]).update(**changes),
+        lambda: model.objects.filter(pk__in=[]).delete(),
+        lambda: Restaurant.objects.filter(pk=place.pk).update(name="nowhere"),
+    ):
+        ends(
+            write,
+            ended=[],
+            spared=[by(pk=first.pk), by(author=first.author_id), m.Place.objects.filter(pk=place.pk)],
+        )
+
+
 def test_row_that_moves_ends_old_and_new(shelf):
     """A foreign key that changes ends the list from which a row goes and the one to which it comes."""
     one, two, three = shelf

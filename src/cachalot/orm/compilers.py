@@ -172,8 +172,14 @@ class WriteSeam(Seam):
         before, session.work.trace = session.work.trace, trace
         try:
             result = trace.scope(self, lambda: super(WriteSeam, self).as_sql(*args, **kwargs))  # type: ignore[misc]
+        except EmptyResultSet:
+            if row_write is not None:
+                row_write.sends_nothing()
+            raise
         finally:
             session.work.trace = before
+        if row_write is not None and isinstance(result, tuple) and not result[0]:
+            row_write.sends_nothing()
         if row_write is not None and isinstance(trace, Recording) and isinstance(result, tuple) and result[0]:
             result = row_write.rewritten(self, trace, result, _columns_set(self.query))
             session.work.row_writes = {**session.work.row_writes, result[0]: row_write}

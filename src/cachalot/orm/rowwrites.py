@@ -124,6 +124,10 @@ class RowWrite:
 
     # UPDATE and DELETE.
 
+    def sends_nothing(self) -> None:
+        """Note that there is no statement: no row can fulfil its condition, or it sets nothing here."""
+        self.understood = True
+
     def rewritten(
         self,
         compiler: Any,
