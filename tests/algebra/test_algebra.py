@@ -9,7 +9,7 @@ from django.test import override_settings
 
 from tests.algebra.fuzz import fuzz
 from tests.algebra.mutants import ALL, Mutant, collation_is_ignored
-from tests.algebra.report import complaints, text_of
+from tests.algebra.report import USUAL, complaints, complaints_about_usual_reads, text_of
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.timeout(600)]
 
@@ -38,6 +38,15 @@ def test_most_is_spared() -> None:
     assert not rows.violations, "\n".join(rows.violations)
     assert not tables.violations, "\n".join(tables.violations)
     assert not complaints(rows, tables)
+
+
+@pytest.mark.databases("sqlite", "postgresql")
+@pytest.mark.caches("locmem", "redis")
+def test_nearly_all_usual_reads_are_spared() -> None:
+    """Reads by primary key, unique column and foreign key end with writes to their own rows only."""
+    outcome = fuzz(SEED, PAIRS, shapes=USUAL)
+    assert not outcome.violations, "\n".join(outcome.violations)
+    assert not complaints_about_usual_reads(outcome)
 
 
 @pytest.mark.databases("sqlite")
