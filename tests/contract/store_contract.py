@@ -13,6 +13,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar
+from unittest import mock
 
 import pytest
 from django.core.cache import caches
@@ -21,8 +22,10 @@ from django.test import override_settings
 from cachalot.core.protocol import is_mark
 from cachalot.core.steps import SERVER, Add, Create, Done, Lifetime, Mark, SetMany
 from cachalot.engine.guard import Guard
+from cachalot.stores import memcached
 from cachalot.stores.base import StoreAway, StoreError, StoreRefused, Tier
 from cachalot.stores.making import make_store
+from cachalot.stores.memcached import MemcachedStore
 from tests.servers import SERVERS
 
 if TYPE_CHECKING:
@@ -264,6 +267,31 @@ class StoreContract:
         assert self.dark(store, ONE, TWO) == [True, True]
         store.done(done("w", ONE, TWO))
         assert values_of(store, [ONE, TWO]) == {ONE: "of w", TWO: "of w"}
+
+    def test_keys_of_compare_and_swap_are_held(self, store: Store) -> None:
+        """pylibmc reads the bytes of a key after it has let go of those that it has made of a text."""
+        if not isinstance(store, MemcachedStore):
+            pytest.skip("it has no compare and swap")
+        seen: list[Any] = []
+
+        class Watching:
+            def __getattr__(self, name: str) -> Any:
+                method = getattr(client, name)
+
+                def call(key: Any, *args: Any) -> Any:
+                    seen.append(key)
+                    return method(key, *args)
+
+                return call if name in {"gets", "cas"} else method
+
+        client = memcached._client(caches[ALIAS])
+        with mock.patch.object(memcached, "_client", return_value=Watching()):
+            store.mark(Mark((ONE,), "w"))
+            store.done(done("w", ONE))
+            store.mark(Mark((ONE,), "w"))
+        assert len(seen) > 3
+        assert {type(key) for key in seen} == {bytes}
+        assert self.dark(store, ONE) == [True]
 
     def test_token_that_is_removed(self, store: Store) -> None:
         """An empty token leaves nothing that a reader could take for the last one; intents of others stay."""

@@ -127,11 +127,18 @@ def test_connection_is_lost_in_a_commit(write, lost, line, cache, start_worker, 
     hits_again(reader, pk)
 
 
-@pytest.mark.parametrize("write", WRITES)
-def test_commit_happens_after_its_connection_was_lost(write, line, cache, start_worker):
-    """A statement that the database still works at when its client has given up is seen when it commits."""
+@pytest.mark.parametrize(
+    ("write", "granularity", "value"),
+    [("write", "table", 2), ("write", "row", 1), ("write_atomic", "row", 1)],
+)
+def test_commit_happens_after_its_connection_was_lost(write, granularity, value, line, cache, start_worker):
+    """A statement that the database still works at when its client has given up is seen when it commits.
+
+    One whose rows are told apart has a transaction of its own, of which the COMMIT never arrives.
+    """
     database = postgres_settings(line.port)
-    reader, writer, holder = (start_worker(database, cache, CACHALOT_LEASE=5.0) for _ in range(3))
+    settings = {"CACHALOT_LEASE": 5.0, "CACHALOT_GRANULARITY": granularity}
+    reader, writer, holder = (start_worker(database, cache, **settings) for _ in range(3))
     pk = reader.call("create", 1)
     hits_again(reader, pk)
     holder.start("hold", pk, stop="before COMMIT")

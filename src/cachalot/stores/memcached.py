@@ -118,7 +118,7 @@ class MemcachedStore(DjangoCacheStore):
     def _versioned(self, key: str) -> tuple[Any, Any]:
         """Return a value and what it takes to replace it; ``None`` for the latter if there is no value."""
         cache: Any = caches[self.alias]
-        name = cache.make_and_validate_key(key)
+        name = _held(cache, key)
         try:
             got = self._raising(lambda: _client(cache).gets(name))
         except StoreAway as error:
@@ -138,7 +138,7 @@ class MemcachedStore(DjangoCacheStore):
         cache: Any = caches[self.alias]
         # There is no compare and delete. What is written with a negative time has expired (protocol.txt).
         life = cache.get_backend_timeout(_life(lifetime)) if value else _AT_ONCE
-        name = cache.make_and_validate_key(key)
+        name = _held(cache, key)
         try:
             return bool(self._raising(lambda: _client(cache).cas(name, value, version, life)))
         except StoreAway as error:
@@ -150,6 +150,15 @@ class MemcachedStore(DjangoCacheStore):
 def _life(lifetime: Lifetime) -> float:
     """Return how long a value may stay, in seconds. memcached counts whole ones, and the first has begun."""
     return math.ceil(seconds(lifetime) or 0) + 1
+
+
+def _held(cache: Any, key: str) -> bytes:
+    """Return a key as bytes that stay where they are for as long as the caller has them.
+
+    Of a text pylibmc 1.6 makes bytes of its own, lets go of them, and has ``gets`` read them while other
+    threads run: what is sent then is whatever lies there by now, and the connection is out of step for good.
+    """
+    return str(cache.make_and_validate_key(key)).encode()
 
 
 def _client(cache: Any) -> Any:
