@@ -152,7 +152,6 @@ def test_commit_happens_after_its_connection_was_lost(write, granularity, value,
     holder.go()
     holder.finish()
     eventually(lambda: reader.call("busy") == 0, "the database is done")
-    value = 2 if write == "write" else 1
     assert agreed(reader, pk) == agreed(writer, pk) == [value]
     assert hits_again(reader, pk) == value
 
