@@ -31,9 +31,10 @@ test: $(VENV)/.package $(VENV)/.test ## all tests, on private servers (ARGS="--p
 matrix: .packages-servers ## every Django on every Python present
 	$(PYTHON) -m tests.matrix $(ARGS)
 
-faults: $(VENV)/.package $(VENV)/.test ## the register workload under faults, twice for a minute (ARGS="--seconds 300 --seed 2")
+faults: $(VENV)/.package $(VENV)/.test ## the register workload under faults, three times a minute (ARGS="--seconds 300 --seed 2")
 	$(BIN)/python -m tests.faults.workload $(ARGS)
 	$(BIN)/python -m tests.faults.workload --set CACHALOT_ON_CACHE_FAILURE=raise --report reports/register-raise.txt $(ARGS)
+	$(BIN)/python -m tests.faults.workload --strict --report reports/register-strict.txt $(ARGS)
 
 django-suite: .packages-venv .packages-servers ## Django's own ORM tests with cachalot (ARGS="--django 6.1 --database sqlite")
 	$(PYTHON) -m tests.django_suite $(ARGS)

@@ -263,6 +263,8 @@ class Stepper:
     def reach(cls, kind: str) -> None:
         """Stop here if this thread is one that stops before such a step."""
         stepper = getattr(cls.local, "current", None)
+        if stepper is not None and stepper._dies:
+            raise DeadError  # What Django does at the end of a transaction, the dead do not.
         if stepper is not None and kind in stepper._stops:
             stepper.at = kind
             stepper._stopped.release()

@@ -11,19 +11,25 @@ import os
 import socket
 import threading
 import time
+from collections import ChainMap
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from unittest import mock
 
 import pytest
 from django.conf import settings
+from django.core.cache import caches
 from django.db import DatabaseError, connection, transaction
 from django.db.models import F
 from django.test import override_settings
 
+from cachalot.conf import current
 from cachalot.core import protocol
 from cachalot.core.decisions import Reason
 from cachalot.core.keys import draw
+from cachalot.core.steps import Done, GetMany, Mark
 from cachalot.engine import caches as engine_caches
+from cachalot.engine.cache import QueryCache
 from cachalot.engine.guard import Guard
 from cachalot.stores import redis_cache
 from cachalot.stores.django_cache import DjangoCacheStore
@@ -33,6 +39,7 @@ from tests.acceptance.racing import (
     agreed_everywhere,
     end_pause,
     evict,
+    interleavings,
     is_hit,
     keys_of,
     reasons,
@@ -104,8 +111,10 @@ def changed(wrong, change):
         return
     with change():
         reset()
+        caches[current().cache].clear()
         yield
     reset()
+    caches[current().cache].clear()
 
 
 @contextmanager
@@ -132,6 +141,33 @@ def bump_after():
         yield
 
 
+@contextmanager
+def stamped_after_the_query():
+    """Store rows under the state in which the tags are then, as caches do that note the time of storing."""
+    keep = QueryCache.keep
+
+    def keep_late(cache, session, ticket, *more):
+        late = cache._ask(session, ticket.query, current(), entry=False)
+        return keep(cache, session, replace(ticket, stamp=late.stamp), *more)
+
+    with mock.patch.object(QueryCache, "keep", keep_late):
+        yield
+
+
+@contextmanager
+def times_of_autocommit():
+    """Note the time before a statement that commits by itself, and that of storing after the query."""
+    with bump_before(), stamped_after_the_query():
+        yield
+
+
+@contextmanager
+def times_of_transactions():
+    """Note the time after the commit, and that of storing after the query."""
+    with bump_after(), stamped_after_the_query():
+        yield
+
+
 def one_mark_for_all():
     """Let the mark of a writer take the place of that of another."""
     return mock.patch.object(engine_caches, "make_store", DjangoCacheStore)
@@ -154,29 +190,35 @@ def servers_without_names():
 # One writer.
 
 
-@either
+@pytest.mark.parametrize("wrong", [None, bump_before, times_of_autocommit])
 def test_query_between_invalidation_and_commit(wrong):
     """Rows "cachalot autocommit", "bumped before commit only": what is queried there must not stay."""
-    with changed(wrong, bump_before), stepping() as start:
+    with changed(bool(wrong), wrong), stepping() as start:
         writer = start(update, WRITE)
         assert writer.to("COMMIT")
         reader = start(names, READ)
-        assert reader.to("FILL") is wrong
+        assert reader.to("FILL") is bool(wrong)
         writer.finish()
         reader.finish()
-        assert stale(names) is wrong
+        assert stale(names) is bool(wrong)
 
 
-def test_rows_that_are_older_than_the_invalidation_under_which_they_are_stored():
+@either
+def test_rows_that_are_older_than_the_invalidation_under_which_they_are_stored(wrong):
     """Row "cachalot atomic": rows queried before a commit are stored after its end, and are dead."""
-    with stepping() as start:
-        reader = start(names, READ)
-        assert reader.to("FILL")
-        update()
-        assert reader.finish() == ["before"]
-    assert not is_hit(names)
-    assert not stale(names)
-    assert is_hit(names)
+    with changed(wrong, times_of_transactions):
+        with stepping() as start:
+            reader = start(names, READ)
+            assert reader.to("SELECT")
+            reader.step()
+            assert reader.at == ("LOOK" if wrong else "FILL")
+            update()
+            assert reader.finish() == ["before"]
+        assert is_hit(names) is wrong
+        assert stale(names) is wrong
+    if not wrong:
+        assert not stale(names)
+        assert is_hit(names)
 
 
 @either
@@ -221,18 +263,47 @@ def test_crash_before_any_step(step, other_connection):
     assert agreed_everywhere(names, other_connection) == (["after"] if step == "DONE" else ["before"])
 
 
+def unmarked(start):
+    """A writer that has committed before its DONE, its mark gone, and a reader from then that has yet to fill."""
+    writer = start(update, WRITE)
+    assert writer.to("COMMIT")
+    end_leases(names)
+    reader = start(names, READ)
+    assert reader.to("FILL")
+    assert writer.to("DONE")
+    return writer, reader
+
+
 def test_evicted_mark(other_connection):
     """Row "mark evicted": what is stored in the window is gone with DONE."""
     with stepping() as start:
-        writer = start(update, WRITE)
-        assert writer.to("COMMIT")
-        end_leases(names)
-        reader = start(names, READ)
-        assert reader.to("FILL")
-        assert writer.to("DONE")
+        writer, reader = unmarked(start)
         assert reader.finish() == ["before"]
         assert is_hit(names)
         writer.finish()
+    assert agreed_everywhere(names, other_connection) == ["after"]
+
+
+def outlived(read, end):
+    """Let what is stale end, by the timeout of its entry or by the next write."""
+    assert stale(read)
+    if end == "timeout":
+        evict(keys_of(read)[0])
+    else:
+        update()
+
+
+ends = pytest.mark.parametrize("end", ["timeout", "write"])
+
+
+@ends
+def test_evicted_mark_of_a_writer_that_dies(end, other_connection):
+    """Row "mark evicted and writer crashes": the double fault lasts until a write or the timeout."""
+    with stepping() as start:
+        writer, reader = unmarked(start)
+        writer.die()
+        assert reader.finish() == ["before"]
+    outlived(names, end)
     assert agreed_everywhere(names, other_connection) == ["after"]
 
 
@@ -325,6 +396,110 @@ def test_overlapping_writers_of_two_tables(author, other_connection):
     assert agreed_everywhere(titles, other_connection) == [("both", "newest")]
 
 
+# Tags that are marked one after the other.
+
+
+def halves(keys, order):
+    """Two halves of the keys, as two servers of a cluster hold them."""
+    middle = len(keys) // 2
+    return (keys[:middle], keys[middle:])[::order]
+
+
+def parts_of(step, order):
+    """Take a step apart: one for each server if it writes tags, one for each key if it reads them."""
+    if isinstance(step, Mark):
+        return [replace(step, keys=keys) for keys in halves(step.keys, order)]
+    if isinstance(step, Done):
+        return [replace(step, tokens=tokens) for tokens in halves(step.tokens, order)]
+    if isinstance(step, GetMany):
+        return [GetMany((key,)) for key in step.keys]
+    return [step]
+
+
+@contextmanager
+def one_by_one():
+    """Take the steps apart; to be entered inside of ``stepping``, so that each part is a step.
+
+    Gives a function that lets a write mark its tags in the opposite order.
+    """
+    order, whole = threading.local(), Guard.ask
+
+    def backwards(write):
+        def run():
+            order.value = -1
+            write()
+
+        return run
+
+    def ask(guard, step):
+        parts = parts_of(step, getattr(order, "value", 1))
+        answers = [whole(guard, part) for part in parts]
+        return dict(ChainMap(*answers)) if parts[1:] else answers[0]
+
+    with mock.patch.object(Guard, "ask", ask):
+        yield backwards
+
+
+#: Those of a writer of two tables, whose tags are on two servers.
+STEPS = ["MARK", "MARK", "COMMIT", "DONE", "DONE"]
+
+
+@pytest.fixture
+def shelf(author):
+    """Two books, each with an author of its own; returns a read of all, and a write of one pair."""
+    pairs = [
+        (one, Book.objects.create(title="old", author=one))
+        for one in (author, Author.objects.create(name="second", age=0))
+    ]
+
+    def read():
+        return list(Book.objects.order_by("pk").values_list("author__name", "title"))
+
+    def write(place):
+        one, book = pairs[place]
+        with transaction.atomic():
+            Author.objects.filter(pk=one.pk).update(name=draw())
+            Book.objects.filter(pk=book.pk).update(title=draw())
+
+    return read, write
+
+
+def stale_moments(read, write, order):
+    """Let two writers mark in opposite orders; R are the steps of the one that dies after its last.
+
+    Returns after how many of the steps a read was stale.
+    """
+    found = []
+    with stepping() as start, one_by_one() as backwards:
+        dying = start(lambda: write(0), WRITE)
+        other = start(backwards(lambda: write(1)), WRITE)
+        evaluated(read())
+        for number, letter in enumerate(order):
+            writer = dying if letter == "R" else other
+            assert writer.at == STEPS[order[:number].count(letter)]
+            writer.step()
+            if stale(read):
+                found.append(number)
+        assert other.ended
+        dying.die()
+        if stale(read):
+            found.append(len(order))
+    end_leases(read)
+    return found
+
+
+@either
+def test_two_tags_that_are_marked_in_opposite_orders_and_a_crash(wrong, shelf, other_connection):
+    """Row "opposite mark orders, crashes": every order of two writers, one of which dies at some step."""
+    read, write = shelf
+    with changed(wrong, one_mark_for_all):
+        orders = [order for steps in range(len(STEPS)) for order in interleavings(steps, len(STEPS))]
+        found = {order: stale_moments(read, write, order) for order in orders}
+        assert any(found.values()) is wrong, found
+        if not wrong:
+            agreed_everywhere(read, other_connection)
+
+
 # Late commits.
 
 
@@ -368,10 +543,8 @@ def hang_up(fileno):
         line.shutdown(socket.SHUT_RDWR)
 
 
-def test_commit_that_is_carried_out_after_its_client_has_gone(slow_commit, other_connection):
-    """Row "crash with the COMMIT still in flight": its mark stays, and so nothing is stored meanwhile."""
-    names()
-    line = []
+def slow_write(line):
+    """Start a write whose COMMIT is held up, and wait until it is; returns its thread."""
 
     def write():
         with suppress(DatabaseError), transaction.atomic():
@@ -382,17 +555,58 @@ def test_commit_that_is_carried_out_after_its_client_has_gone(slow_commit, other
     writer = threading.Thread(target=write)
     writer.start()
     until(is_held_up)
+    return writer
+
+
+def let_commits_go_on():
+    """Give the lock back for which a COMMIT waits."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT pg_advisory_unlock({LOCK})")
+    until(lambda: truth(names) == ["after"])
+
+
+def test_commit_that_is_carried_out_after_its_client_has_gone(slow_commit, other_connection):
+    """Row "crash with the COMMIT still in flight": its mark stays, and so nothing is stored meanwhile."""
+    names()
+    line = []
+    writer = slow_write(line)
     hang_up(line[0])
     writer.join(PATIENCE)
     assert not writer.is_alive()
     assert truth(names) == ["before"]
     assert not stale(names)
     assert reasons(names) == [Reason.DARK]
-    with connection.cursor() as cursor:
-        cursor.execute(f"SELECT pg_advisory_unlock({LOCK})")
-    until(lambda: truth(names) == ["after"])
+    let_commits_go_on()
     assert not stale(names)
     end_leases(names)
+    assert agreed_everywhere(names, other_connection) == ["after"]
+
+
+def test_commit_that_takes_longer_than_its_lease(slow_commit, other_connection):
+    """Row "lease may expire under a live writer": what is stored then is gone with DONE."""
+    writer = slow_write([])
+    end_leases(names)
+    names()
+    assert is_hit(names)
+    let_commits_go_on()
+    writer.join(PATIENCE)
+    assert not writer.is_alive()
+    assert agreed_everywhere(names, other_connection) == ["after"]
+
+
+@ends
+def test_commit_that_takes_longer_than_its_lease_and_its_client(end, slow_commit, other_connection):
+    """Row "lease shorter than the commit delay": stale until a write or the timeout."""
+    line = []
+    writer = slow_write(line)
+    hang_up(line[0])
+    writer.join(PATIENCE)
+    assert reasons(names) == [Reason.DARK]
+    end_leases(names)
+    names()
+    assert is_hit(names)
+    let_commits_go_on()
+    outlived(names, end)
     assert agreed_everywhere(names, other_connection) == ["after"]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +17,8 @@ from cachalot.engine.lookups import Lookup
 from cachalot.stores.base import StoreAway
 
 KEY = ("default", "entry")
-MISS = Lookup(Decision.miss(Reason.CHANGED), saved=20.0, ticket=object())
+STAMP = b"tokens"
+MISS = Lookup(Decision.miss(Reason.CHANGED), saved=20.0, ticket=SimpleNamespace(stamp=STAMP))
 HIT = Lookup(Decision.hit(), frames=[[1]])
 
 
@@ -131,7 +134,16 @@ def test_who_gets_the_lease_runs_the_query(answer):
     """So does who cannot ask."""
     guard = FakeGuard(answer)
     assert stampede.after_other_processes(guard, "entry", MISS, unexpected, 5.0) is MISS
-    assert guard.asked == [Add("entry:f", "1", Lifetime.FILL)]
+    assert guard.asked == [Add(f"entry:f:{STAMP.hex()}", "1", Lifetime.FILL)]
+
+
+def test_lease_on_a_result_that_a_write_has_ended():
+    """Who misses because of a write asks for another lease than those who stored what was there before it."""
+    guard = FakeGuard(answer=True)
+    later = replace(MISS, ticket=SimpleNamespace(stamp=b"later"))
+    for miss in (MISS, later):
+        stampede.after_other_processes(guard, "entry", miss, unexpected, 5.0)
+    assert len({step.key for step in guard.asked}) == 2
 
 
 def test_who_does_not_get_the_lease_takes_the_result_of_the_other():
@@ -143,14 +155,14 @@ def test_who_does_not_get_the_lease_takes_the_result_of_the_other():
 
 def test_query_whose_cost_is_not_known():
     """Nobody waits longer than the query would take: if that is not known, not at all."""
-    first = Lookup(Decision.miss(Reason.NEW), ticket=object())
+    first = Lookup(Decision.miss(Reason.NEW), ticket=SimpleNamespace(stamp=STAMP))
     assert stampede.after_other_processes(FakeGuard(answer=False), "entry", first, unexpected, 20.0) is first
 
 
 def test_result_that_never_comes():
     """After the time that the query took the last time it is run."""
     cost = 0.05
-    miss = Lookup(Decision.miss(Reason.CHANGED), saved=cost, ticket=object())
+    miss = Lookup(Decision.miss(Reason.CHANGED), saved=cost, ticket=SimpleNamespace(stamp=STAMP))
     started = time.monotonic()
     assert stampede.after_other_processes(FakeGuard(answer=False), "entry", miss, lambda: miss, 60.0) is miss
     assert cost <= time.monotonic() - started < 30

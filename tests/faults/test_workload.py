@@ -19,3 +19,12 @@ def test_workload_under_faults():
     assert result.outcomes["hits"] > 100, result.text()
     assert result.outcomes["writes done"] > 50, result.text()
     assert result.faults, result.text()
+
+
+def test_strict_workload_under_faults():
+    """Where a write that the cache cannot be told of is refused, and no mark is lost, nothing is excused."""
+    result = run(SECONDS, seed=6, strict=True)
+    assert result.good, result.text()
+    assert result.outcomes["hits"] > 100, result.text()
+    assert result.outcomes["writes done"] > 50, result.text()
+    assert result.raised["CacheUnavailableError"], result.text()

@@ -1,6 +1,6 @@
 """Registers, counters and lists under faults: four processes write and read, a nemesis breaks things.
 
-    python -m tests.faults.workload [--seconds 60] [--seed 1] [--set NAME=VALUE …]
+    python -m tests.faults.workload [--seconds 60] [--seed 1] [--strict] [--set NAME=VALUE …]
 
 Every operation is judged afterwards, see ``linearizability``; what the processes write down is explained in
 ``clients``. The report goes to the terminal and to reports/register.txt.
@@ -9,7 +9,9 @@ Each history is judged twice. *Strictly*: every answer is explained by one order
 windows*: a write that the cache could not be told of before its commit, or whose mark was lost with the whole
 content of the cache while it was in flight, opens a window for its table until the cache has heard of it
 (docs/guarantees.md), and a hit in a window may be as old as the beginning of the window. Nothing else is
-excused; a read after a window is judged like any other.
+excused; a read after a window is judged like any other. A *strict* run excuses nothing at all: every write is
+refused that the cache cannot be told of (``CACHALOT_ON_CACHE_FAILURE = 'raise'``), and there is no fault that
+makes the cache forget marks.
 """
 
 from __future__ import annotations
@@ -80,6 +82,7 @@ class Result:
     seconds: float
     seed: int
     settings: dict[str, Any]
+    strict: bool = False
     faults: list[str] = field(default_factory=list)
     judgements: list[Judgement] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -93,7 +96,8 @@ class Result:
     @property
     def good(self) -> bool:
         """Whether everything is as it should be."""
-        return all(one.good for one in self.judgements) and not self.foreign and not self.disagreed
+        orders = all(not one.strict if self.strict else one.good for one in self.judgements)
+        return orders and not self.foreign and not self.disagreed
 
     def text(self) -> str:
         """The report."""
@@ -101,7 +105,8 @@ class Result:
         with_windows = sum(one.good for one in self.judgements)
         lines = [
             f"Register workload on PostgreSQL and Redis: {self.seconds:.0f} s, {PLACES} processes",
-            f"seed: {self.seed}, settings: {self.settings or 'those of the defaults'}",
+            f"seed: {self.seed}, settings: {self.settings or 'those of the defaults'}"
+            + (", strict" if self.strict else ""),
             f"Django {django.get_version()}, Python {platform.python_version()}",
             "",
             f"operations: {dict(sorted(self.outcomes.items()))}",
@@ -129,9 +134,11 @@ class Result:
 class Run:
     """The servers, the lines, the processes and the nemesis of one run."""
 
-    def __init__(self, stack: ExitStack, seconds: float, seed: int, more: dict[str, Any]) -> None:
+    def __init__(
+        self, stack: ExitStack, seconds: float, seed: int, more: dict[str, Any], *, strict: bool
+    ) -> None:
         self.seconds = seconds
-        self.result = Result(seconds, seed, more)
+        self.result = Result(seconds, seed, more, strict)
         self.chance = random.Random(seed)
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cachalot-register-")))
         self.postgres = stack.enter_context(Postgres())
@@ -192,10 +199,9 @@ class Run:
         for place in range(PLACES):
             self.start_client(place)
         self.recovered()
-        names = list(NEMESIS)
+        names: list[str] = []
         while time.monotonic() - self.started < self.seconds:
-            if not names:
-                names = list(NEMESIS)
+            names = names or [name for name in NEMESIS if not (self.result.strict and name in FORGETTING)]
             self.befall(names.pop(self.chance.randrange(len(names))))
         self.phase.value = 1
         eventually(lambda: all(self.waiting), "every process has ended its last operation", RECOVERY)
@@ -378,6 +384,10 @@ NEMESIS: dict[str, Callable[[Run], None]] = {
     "line to PostgreSQL cut": _database_cut,
     "COMMIT unanswered": _commit_unanswered,
 }
+#: Those after which the cache does not know of commits in flight.
+FORGETTING = frozenset(
+    {"Redis killed, started empty", "Redis killed, started with old data", "Redis flushed"}
+)
 
 
 # The history.
@@ -495,14 +505,17 @@ class History:
         return [list(one) if isinstance(one, tuple) else one for one in self._last.get((name, pk), [])]
 
 
-def run(seconds: float, seed: int = 1, **more: Any) -> Result:
+def run(seconds: float, seed: int = 1, *, strict: bool = False, **more: Any) -> Result:
     """Run the workload.
 
     :param seconds: how long faults are made; recovery and judgement come on top.
+    :param strict: whether nothing is excused; there are no faults then that make the cache forget marks.
     :param more: settings of the processes.
     """
+    if strict:
+        more["CACHALOT_ON_CACHE_FAILURE"] = "raise"
     with ExitStack() as stack:
-        return Run(stack, seconds, seed, more).run()
+        return Run(stack, seconds, seed, more, strict=strict).run()
 
 
 def main(argv: Sequence[str]) -> int:
@@ -518,10 +531,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting, as JSON or text"
     )
+    parser.add_argument("--strict", action="store_true", help="excuse nothing, and let no mark be lost")
     parser.add_argument("--report", type=Path, default=REPORT, help="where the report is kept")
     asked = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda signum, _frame: sys.exit(128 + signum))
-    result = run(asked.seconds, asked.seed, **dict(_setting(one) for one in asked.set))
+    result = run(asked.seconds, asked.seed, strict=asked.strict, **dict(_setting(one) for one in asked.set))
     asked.report.parent.mkdir(exist_ok=True)
     asked.report.write_text(result.text())
     sys.stdout.write(result.text())

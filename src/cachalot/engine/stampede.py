@@ -5,9 +5,10 @@ done, then look again: what they are served is validated by tokens that they hav
 fresh as if nobody had been waited for. They never wait inside a transaction, where the first could be waiting
 for one of their locks, and never for a result that was not kept.
 
-The first of each process asks for a short lease in the cache (``CACHALOT_FILL_LEASE``). Who does not get it
-looks for the result of the other process, for no longer than the query took when its last result was stored,
-and then runs it (compare the leases of memcached; Nishtala et al., NSDI 2013).
+The first of each process asks for a short lease in the cache (``CACHALOT_FILL_LEASE``), on the query and the
+tokens under which its result would be stored: once a write has changed them there is another one to ask for.
+Who does not get it looks for the result of the other process, for no longer than the query took when its last
+result was stored, and then runs it (compare the leases of memcached; Nishtala et al., NSDI 2013).
 """
 
 from __future__ import annotations
@@ -114,7 +115,7 @@ def after_other_processes(
     :returns: a hit, or the last miss, after which the query is to be run.
     """
     try:
-        if not lease or guard.ask(Add(f"{key}:f", "1", Lifetime.FILL)):
+        if not lease or guard.ask(Add(_lease_key(key, lookup), "1", Lifetime.FILL)):
             return lookup
     except StoreAway:
         return lookup
@@ -125,3 +126,9 @@ def after_other_processes(
         if lookup.frames is not None or lookup.ticket is None:
             break
     return lookup
+
+
+def _lease_key(key: str, lookup: Lookup) -> str:
+    """Return the key of the lease on storing a result under the tokens that were just read."""
+    stamp = b"" if lookup.ticket is None else lookup.ticket.stamp or b""
+    return f"{key}:f:{stamp.hex()}"
