@@ -264,7 +264,7 @@ def test_crash_before_any_step(step, other_connection):
 
 
 def unmarked(start):
-    """A writer that has committed before its DONE, its mark gone, and a reader from then that has yet to fill."""
+    """A writer between COMMIT and DONE, its mark gone, and a reader from then that has yet to fill."""
     writer = start(update, WRITE)
     assert writer.to("COMMIT")
     end_leases(names)
