@@ -25,6 +25,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from cachalot import conf
+from cachalot.analysis.policies import is_pattern, means
+from cachalot.analysis.rawsql import canonical_table
+from cachalot.analysis.schema import model_facts
 from cachalot.engine.identity import namespace
 from cachalot.stores.base import Concern, StoreAway
 from cachalot.stores.making import make_store
@@ -101,20 +104,34 @@ def unknown_setting(name: str) -> CheckMessage:
 
 
 def check_cache_aliases(**_kwargs: object) -> list[CheckMessage]:
-    """Return E001 when CACHALOT_CACHE is not the alias of a cache."""
-    alias = conf.current().cache
-    return (
-        []
-        if alias in settings.CACHES
-        else [unknown_alias("CACHALOT_CACHE", alias, "CACHES", settings.CACHES)]
-    )
+    """Return E001 for each name in the settings that is not the alias of a cache."""
+    return [
+        unknown_alias(name, alias, "CACHES", settings.CACHES)
+        for name, alias in _caches()
+        if alias not in settings.CACHES
+    ]
+
+
+def _caches() -> Iterator[tuple[str, str]]:
+    """Yield the settings that name a cache, each with its alias."""
+    config = conf.current()
+    yield "CACHALOT_CACHE", config.cache
+    others = {options["cache"] for options in config.tables.values() if "cache" in options}
+    for alias in sorted(others - {config.cache}):
+        yield "CACHALOT_TABLES", alias
 
 
 def check_cache(**_kwargs: object) -> list[CheckMessage]:
-    """Return W001 or E003 when the cache cannot do what is needed."""
-    alias = conf.current().cache
-    if alias not in settings.CACHES:
-        return []
+    """Return W001 or E003 for each cache in the settings that cannot do what is needed."""
+    return [
+        message
+        for _setting, alias in _caches()
+        if alias in settings.CACHES
+        for message in _faults_of_backend(alias)
+    ]
+
+
+def _faults_of_backend(alias: str) -> list[CheckMessage]:
     try:
         cache = caches[alias]
     except _CANNOT_BE_MADE as error:
@@ -348,7 +365,27 @@ def check_tables(**_kwargs: object) -> list[CheckMessage]:
         "CACHALOT_UNCACHABLE_TABLES": config.uncachable_tables,
         "CACHALOT_WRITE_DEPENDENCIES": frozenset(dependencies).union(*dependencies.values()),
     }
-    return list(_unknown(named, known, unknown_table))
+    return [*_unknown(named, known, unknown_table), *_policies_without_table(config, known)]
+
+
+def _policies_without_table(config: conf.Config, known: set[str]) -> Iterator[CheckMessage]:
+    facts = model_facts()
+    tables = set(map(canonical_table, known))
+    labels = {label for of_table in facts.labels.values() for label in of_table}
+    for name in sorted(config.tables):
+        if not any(means(name, table, facts) for table in tables):
+            yield unknown_policy(name, known | labels)
+
+
+def unknown_policy(name: str, known: set[str]) -> CheckMessage:
+    """Return the message for a policy that no table has."""
+    kind = "the pattern" if is_pattern(name) else "the table or model"
+    return CheckWarning(
+        f"CACHALOT_TABLES has a policy for {kind} {name!r}, which fits no table of a model.",
+        hint=_did_you_mean(name, known)
+        or "Write 'app.Model', the name of a table, or a pattern such as 'shop_*'.",
+        id="cachalot.W007",
+    )
 
 
 def check_apps(**_kwargs: object) -> list[CheckMessage]:

@@ -11,205 +11,32 @@ logged; at run time its default is used, except where that could serve wrong row
 from __future__ import annotations
 
 import logging
-import math
 import os
 import threading
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from django.apps import apps
 from django.conf import ENVIRONMENT_VARIABLE, settings
 from django.core.signals import setting_changed
-from django.utils.module_loading import import_string
+
+from cachalot import kinds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 logger = logging.getLogger("cachalot")
 
 PREFIX: Final = "CACHALOT_"
 OUTBOX_TABLE: Final = "cachalot_outbox"
-SUPPORTED_ONLY: Final = "supported_only"
 SUPPORTED_VENDORS: Final = frozenset({"sqlite", "postgresql", "mysql"})
-
-# The names under which projects ask for what happens anyway.
-_BUILT_IN_KEYGENS: Final = frozenset(
-    {"cachalot.utils.get_query_cache_key", "cachalot.utils.get_table_cache_key"}
-)
-
-# ------------------------------------------------------------------------------------------------------------
-# What may be written in a setting
-# ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What may be written in a setting.
-
-    :param expects: the values that are accepted, to be read after "must be".
-    :param parse: returns the normalised value; raises :exc:`TypeError`, :exc:`ValueError` or
-        :exc:`ImportError` for any other value.
-    """
-
-    expects: str
-    parse: Callable[[Any], Any]
-
-
-def _bool(value: object) -> bool:
-    # 0 and 1 come from environment parsers; "False" would be true, so text is refused.
-    if isinstance(value, int) and value in {0, 1}:
-        return bool(value)
-    raise TypeError
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str) and value:
-        return value
-    raise TypeError
-
-
-def _names(value: object) -> frozenset[str]:
-    # A lone string is a collection of letters: the mistake this check exists for.
-    if not isinstance(value, (list, tuple, set, frozenset)):
-        raise TypeError
-    return frozenset(_text(item) for item in value)
-
-
-def _lower_names(value: object) -> frozenset[str]:
-    return frozenset(name.lower() for name in _names(value))
-
-
-def _databases(value: object) -> frozenset[str] | None:
-    return None if value == SUPPORTED_ONLY else _names(value)
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError
-    if not math.isfinite(value) or value < 0:
-        raise ValueError
-    return float(value)
-
-
-def _number_or_none(value: object) -> float | None:
-    return None if value is None else _number(value)
-
-
-def _positive_number(value: object) -> float:
-    number = _number(value)
-    if number == 0:
-        raise ValueError
-    return number
-
-
-def _share(value: object) -> float:
-    share = _number(value)
-    if share > 1:
-        raise ValueError
-    return share
-
-
-def _count(value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError
-    if value < 0:
-        raise ValueError
-    return value
-
-
-def _failure_policy(value: object) -> str:
-    if _text(value) not in {"outbox", "journal", "raise", "ignore"}:
-        raise ValueError
-    return str(value)
-
-
-def _granularity(value: object) -> str:
-    if _text(value) not in {"row", "table"}:
-        raise ValueError
-    return str(value)
-
-
-def _hook(value: object) -> Callable[..., Any] | None:
-    if value is None or callable(value):
-        return value
-    path = _text(value)
-    if not apps.models_ready:
-        # The module of a hook may import models. Until that is possible, what was read is not kept.
-        raise ValueError
-    found = _import(path)
-    if not callable(found):
-        raise TypeError
-    return found
-
-
-def _import(path: str) -> object:
-    try:
-        return import_string(path)
-    except Exception as error:  # whatever the module of the project raises is a fault of the setting
-        raise ImportError(f"{type(error).__name__}: {error}") from error
-
-
-def _keygen(value: object) -> Callable[..., Any] | None:
-    module, name = getattr(value, "__module__", ""), getattr(value, "__qualname__", "")
-    path = value if isinstance(value, str) else f"{module}.{name}"
-    return None if path in _BUILT_IN_KEYGENS else _hook(value)
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError
-    return {_text(name): what for name, what in value.items()}
-
-
-def _replicas(value: object) -> Mapping[str, str]:
-    primaries = {alias: _text(primary) for alias, primary in _mapping(value).items()}
-    return {alias: _primary_of(alias, primaries) for alias in primaries}
-
-
-def _primary_of(alias: str, primaries: Mapping[str, str]) -> str:
-    """Follow a replica of a replica up to the database that is written to."""
-    seen = set()
-    while alias in primaries:
-        if alias in seen:
-            raise ValueError
-        seen.add(alias)
-        alias = primaries[alias]
-    return alias
-
-
-def _dependencies(value: object) -> Mapping[str, frozenset[str]]:
-    return {
-        table: frozenset({also}) if isinstance(also, str) and also else _names(also)
-        for table, also in _mapping(value).items()
-    }
-
-
-BOOL: Final = Kind("True or False", _bool)
-CACHE_ALIAS: Final = Kind("the alias of a cache in CACHES, as a string", _text)
-DATABASE_ALIASES: Final = Kind(
-    "'supported_only', or a list, tuple or set of aliases in DATABASES", _databases
-)
-NAMES: Final = Kind("a list, tuple or set of strings", _names)
-LOWER_NAMES: Final = Kind("a list, tuple or set of strings", _lower_names)
-SECONDS: Final = Kind("a number of seconds, 0 or more", _number)
-SOME_SECONDS: Final = Kind("a number of seconds above 0", _positive_number)
-SECONDS_OR_NONE: Final = Kind("a number of seconds, 0 or more, or None", _number_or_none)
-SHARE: Final = Kind("a number from 0.0 to 1.0", _share)
-COUNT: Final = Kind("a whole number, 0 or more", _count)
-GRANULARITY: Final = Kind("'row' or 'table'", _granularity)
-FAILURE_POLICY: Final = Kind("'outbox', 'journal', 'raise' or 'ignore'", _failure_policy)
-HOOK: Final = Kind("None, a callable, or the dotted path of one that can be imported", _hook)
-KEYGEN: Final = Kind("None, a callable, or the dotted path of one that can be imported", _keygen)
-REPLICAS: Final = Kind("a dictionary from the alias of a replica to the alias of its primary", _replicas)
-DEPENDENCIES: Final = Kind(
-    "a dictionary from a table name to a list, tuple or set of table names", _dependencies
-)
-
 
 # ------------------------------------------------------------------------------------------------------------
 # The settings
 # ------------------------------------------------------------------------------------------------------------
 
 
-def _setting(default: object, kind: Kind, doc: str, *, vital: bool = False) -> Any:
+def _setting(default: object, kind: kinds.Kind, doc: str, *, vital: bool = False) -> Any:
     """Declare one setting, as :func:`dataclasses.field` does.
 
     :param default: as it would be written in the settings of a project.
@@ -232,123 +59,145 @@ class Config:
     """
 
     enabled: bool = _setting(
-        True, BOOL, "Whether results are served from the cache. When False, writes still invalidate."
+        True, kinds.BOOL, "Whether results are served from the cache. When False, writes still invalidate."
     )
-    cache: str = _setting("default", CACHE_ALIAS, "Alias of the cache in CACHES that is used.")
+    cache: str = _setting("default", kinds.CACHE_ALIAS, "Alias of the cache in CACHES that is used.")
     databases: frozenset[str] | None = _setting(
-        SUPPORTED_ONLY,
-        DATABASE_ALIASES,
+        kinds.SUPPORTED_ONLY,
+        kinds.DATABASE_ALIASES,
         "Aliases of the databases whose reads are cached; 'supported_only' means every SQLite, PostgreSQL "
         "and MySQL or MariaDB database.",
     )
     use_unsupported_database: bool = _setting(
-        False, BOOL, "Whether databases of other vendors are cached too, and without a warning."
+        False, kinds.BOOL, "Whether databases of other vendors are cached too, and without a warning."
     )
     additional_supported_databases: frozenset[str] = _setting(
         (),
-        NAMES,
+        kinds.NAMES,
         "Dotted paths of further database engines that count as supported, as in DATABASES['ENGINE'].",
     )
     timeout: float | None = _setting(
-        86400, SECONDS_OR_NONE, "Seconds after which a result expires at the latest; None means never."
+        86400, kinds.SECONDS_OR_NONE, "Seconds after which a result expires at the latest; None means never."
     )
-    cache_random: bool = _setting(False, BOOL, "Whether statements with order_by('?') are cached.")
-    cache_iterators: bool = _setting(True, BOOL, "Whether results read through .iterator() are cached.")
+    cache_random: bool = _setting(False, kinds.BOOL, "Whether statements with order_by('?') are cached.")
+    cache_iterators: bool = _setting(True, kinds.BOOL, "Whether results read through .iterator() are cached.")
     invalidate_raw: bool = _setting(
-        True, BOOL, "Whether SQL sent through a cursor is looked at and invalidates the tables it writes to."
+        True,
+        kinds.BOOL,
+        "Whether SQL sent through a cursor is looked at and invalidates the tables it writes to.",
     )
     only_cachable_tables: frozenset[str] = _setting(
         (),
-        NAMES,
+        kinds.NAMES,
         "When this or the next is not empty, only statements all of whose tables are listed are cached.",
     )
     only_cachable_apps: frozenset[str] = _setting(
-        (), NAMES, "App labels whose tables are added to CACHALOT_ONLY_CACHABLE_TABLES."
+        (), kinds.NAMES, "App labels whose tables are added to CACHALOT_ONLY_CACHABLE_TABLES."
     )
     uncachable_tables: frozenset[str] = _setting(
-        ("django_migrations",), NAMES, "Tables whose statements are never cached."
+        ("django_migrations",), kinds.NAMES, "Tables whose statements are never cached."
     )
     uncachable_apps: frozenset[str] = _setting(
-        (), NAMES, "App labels whose tables are added to CACHALOT_UNCACHABLE_TABLES."
+        (), kinds.NAMES, "App labels whose tables are added to CACHALOT_UNCACHABLE_TABLES."
     )
     additional_tables: frozenset[str] = _setting(
-        (), NAMES, "Tables without a model that belong to the project and may be cached and invalidated."
+        (),
+        kinds.NAMES,
+        "Tables without a model that belong to the project and may be cached and invalidated.",
     )
     query_keygen: Callable[..., Any] | None = _setting(  # noqa: RUF009 - it returns a field
         None,
-        KEYGEN,
+        kinds.KEYGEN,
         "Called with the compiler; returns text that is added to the key of the result, which stays free of "
         "collisions whatever it returns.",
     )
     table_keygen: Callable[..., Any] | None = _setting(  # noqa: RUF009 - it returns a field
         None,
-        KEYGEN,
+        kinds.KEYGEN,
         "Called with a database alias and a table name; returns the name under which the state of the table "
         "is kept. Tables of one name are invalidated together.",
     )
     final_sql_check: bool = _setting(
-        False, BOOL, "Accepted and without effect: the dependencies are always complete."
+        False, kinds.BOOL, "Accepted and without effect: the dependencies are always complete."
     )
     key_context: Callable[..., Any] | None = _setting(  # noqa: RUF009 - it returns a field
         None,
-        HOOK,
+        kinds.HOOK,
         "Called with the database connection before each read; its value becomes part of the key. For "
         "row-level security and whatever else changes what a statement sees.",
         vital=True,
     )
     replicas: Mapping[str, str] = _setting(
         {},
-        REPLICAS,
+        kinds.REPLICAS,
         "Which database aliases are replicas of which: a write to one invalidates all.",
         vital=True,
     )
     replica_lag: float = _setting(
-        5.0, SECONDS, "Seconds after a write during which what a replica answers is not stored."
+        5.0, kinds.SECONDS, "Seconds after a write during which what a replica answers is not stored."
     )
     write_dependencies: Mapping[str, frozenset[str]] = _setting(
         {},
-        DEPENDENCIES,
+        kinds.DEPENDENCIES,
         "Which tables also change when one is written to: by triggers, cascades and rules Django cannot see.",
         vital=True,
     )
     stable_functions: frozenset[str] = _setting(
         (),
-        LOWER_NAMES,
+        kinds.LOWER_NAMES,
         "SQL functions of your own whose result follows from their arguments and the tables alone.",
     )
     lease: float = _setting(
-        30.0, SOME_SECONDS, "Seconds that one commit may take at most before others stop waiting for its end."
+        30.0,
+        kinds.SOME_SECONDS,
+        "Seconds that one commit may take at most before others stop waiting for its end.",
     )
     fill_lease: float = _setting(
         0.0,
-        SECONDS,
+        kinds.SECONDS,
         "Seconds for which a process that misses may be alone in running a query; others look for its result "
         "meanwhile, for no longer than the query took the last time. 0: each process runs it.",
     )
     on_cache_failure: str = _setting(
         "outbox",
-        FAILURE_POLICY,
+        kinds.FAILURE_POLICY,
         "What becomes of a write that the cache cannot be told of: 'outbox' keeps its invalidation in a "
         "table of the same database, in the same transaction ('journal' where there is no such table); "
         "'journal' keeps it in the memory of the process; 'raise' refuses the write; 'ignore' forgets it.",
     )
     outbox_interval: float = _setting(
-        10.0, SECONDS, "Seconds after which a process looks into the outbox again before it serves a result."
+        10.0,
+        kinds.SECONDS,
+        "Seconds after which a process looks into the outbox again before it serves a result.",
     )
     granularity: str = _setting(
         "row",
-        GRANULARITY,
+        kinds.GRANULARITY,
         "What a write ends: 'row' the results that depend on a row or column it has changed, where the cache "
         "in use can tell; 'table' all results that depend on its table.",
     )
-    max_rows: int = _setting(20_000, COUNT, "Results with more rows are not stored.")
-    max_bytes: int = _setting(4 * 1024 * 1024, COUNT, "Results with more bytes are not stored.")
+    tables: Mapping[str, Mapping[str, Any]] = _setting(
+        {},
+        kinds.POLICIES,
+        "Another policy for some tables, by 'app.Model', name or pattern: 'enabled', 'timeout', "
+        "'granularity', 'cache'. The strictest of the tables of a query wins.",
+        vital=True,
+    )
+    max_rows: int = _setting(20_000, kinds.COUNT, "Results with more rows are not stored.")
+    max_bytes: int = _setting(4 * 1024 * 1024, kinds.COUNT, "Results with more bytes are not stored.")
     audit_rate: float = _setting(
-        0.0, SHARE, "Share of the hits, from 0.0 to 1.0, that are compared with the rows of the database."
+        0.0,
+        kinds.SHARE,
+        "Share of the hits, from 0.0 to 1.0, that are compared with the rows of the database.",
     )
     audit_raise: bool = _setting(
-        False, BOOL, "Whether a hit that differs from the database raises AuditError. For tests."
+        False, kinds.BOOL, "Whether a hit that differs from the database raises AuditError. For tests."
     )
+
+    def longest_timeout(self) -> float | None:
+        """Return for how many seconds a result may be kept at most, ``None`` for ever."""
+        timeouts = [self.timeout, *(one["timeout"] for one in self.tables.values() if "timeout" in one)]
+        return None if None in timeouts else max(timeouts)
 
     def supports(self, vendor: str, engine: str) -> bool:
         """Return whether databases of this kind are cached without being asked for by alias.
@@ -387,7 +236,7 @@ class Setting:
     name: str
     field: str
     default: Any
-    kind: Kind
+    kind: kinds.Kind
     doc: str
     vital: bool
 
@@ -488,7 +337,7 @@ class CachalotSettings:
         if setting is None:
             raise AttributeError(f"cachalot has no setting {name!r}")
         value = getattr(current(), setting.field)
-        return SUPPORTED_ONLY if value is None and setting.field == "databases" else value
+        return kinds.SUPPORTED_ONLY if value is None and setting.field == "databases" else value
 
     def __setattr__(self, name: str, value: object) -> None:
         """Refuse: a value set here would be lost at the next change of a setting."""

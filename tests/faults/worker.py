@@ -20,7 +20,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from cachalot.core.steps import Lifetime
+from cachalot.core.steps import Life, is_entry
 from cachalot.engine import alone
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class StoppingStore:
         """As in the store."""
         return self._points.around("LOOK", self._store.get_many, keys)
 
-    def set_many(self, values: Any, lifetime: Lifetime) -> Any:
+    def set_many(self, values: Any, lifetime: Life) -> Any:
         """As in the store."""
-        step = "FILL" if lifetime is Lifetime.ENTRY else "SET"
+        step = "FILL" if is_entry(lifetime) else "SET"
         return self._points.around(step, self._store.set_many, values, lifetime)
 
     def create(self, step: Any) -> Any:

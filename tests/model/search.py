@@ -21,7 +21,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cachalot.core.steps import Commit, Committed, Create, Done, GetMany, Lifetime, Mark, SetMany
+from cachalot.core.steps import Commit, Committed, Create, Done, GetMany, Mark, SetMany, is_entry
 from tests.model.store import Store
 from tests.model.world import (
     CLOCK,
@@ -51,7 +51,7 @@ ENDED = None
 def _changes(asked: Any) -> bool:
     """Return whether a writer is in flight from this step on; to store an entry changes nothing."""
     if isinstance(asked, SetMany):
-        return asked.lifetime is not Lifetime.ENTRY
+        return not is_entry(asked.lifetime)
     return isinstance(asked, (Mark, Done, Commit))
 
 

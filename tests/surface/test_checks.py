@@ -16,7 +16,7 @@ from django.core.management.base import SystemCheckError
 from django.db import connections
 from django.test import override_settings
 
-from cachalot import checks
+from cachalot import checks, conf
 from cachalot.stores.base import Concern, StoreAway
 from cachalot.stores.django_cache import DjangoCacheStore
 
@@ -276,6 +276,58 @@ def test_table_that_no_model_has_is_a_warning():
         ("CACHALOT_UNCACHABLE_TABLES", "If it exists: CACHALOT_ADDITIONAL_TABLES = ['made_elsewhere']."),
         ("CACHALOT_WRITE_DEPENDENCIES", "If it exists: CACHALOT_ADDITIONAL_TABLES = ['audit_log']."),
     ]
+
+
+@override_settings(
+    CACHALOT_TABLES={
+        "auth.User": {},
+        "auth_group": {},
+        "sessions.*": {},
+        "*_made_up": {"timeout": 1},
+        "auth.Grupp": {"enabled": False},
+    }
+)
+def test_policy_that_fits_no_table_is_a_warning():
+    """W007: a name or a pattern in CACHALOT_TABLES that means no table of a model."""
+    messages = checks.check_tables()
+    assert ids(messages) == ["W007", "W007"]
+    assert [(message.msg.split()[4:8], message.hint) for message in messages] == [
+        (
+            ["for", "the", "pattern", "'*_made_up',"],
+            "Write 'app.Model', the name of a table, or a pattern such as 'shop_*'.",
+        ),
+        (["for", "the", "table", "or"], "Did you mean 'auth.group'?"),
+    ]
+
+
+@override_settings(CACHALOT_TABLES={"auth.User": {"cache": "secnd"}, "auth.Group": {"cache": "second"}})
+def test_unknown_cache_of_a_policy_is_an_error():
+    """E001: an alias in CACHALOT_TABLES that is not in CACHES."""
+    (message,) = checks.check_cache_aliases()
+    assert (message.id, message.hint) == ("cachalot.E001", "Did you mean 'second'?")
+    assert message.msg == "CACHALOT_TABLES names 'secnd', which is not in CACHES."
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["auth.User"],
+        {"auth.User": False},
+        {"auth.User": {"timeot": 3}},
+        {"auth.User": {"timeout": "3"}},
+        {"auth.User": {"granularity": "column"}},
+        {"auth.User": {"enabled": "no"}},
+        {"auth.User": {"cache": None}},
+        {3: {}},
+    ],
+)
+def test_policy_of_another_form_is_an_error(value):
+    """E002: what is not a dictionary of known options; nothing is cached meanwhile."""
+    with override_settings(CACHALOT_TABLES=value):
+        (message,) = checks.check_values()
+        assert message.id == "cachalot.E002"
+        assert "nothing is cached" in message.hint
+        assert not conf.current().enabled
 
 
 @override_settings(CACHALOT_ONLY_CACHABLE_APPS=["auth", "sesions"], CACHALOT_UNCACHABLE_APPS=["zzz"])

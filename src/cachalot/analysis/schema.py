@@ -23,12 +23,14 @@ class ModelFacts:
 
     :ivar managed: tables that a managed model owns.
     :ivar by_app: tables by app label.
+    :ivar labels: ``app.model``, in lower case, of the models of each table.
     :ivar deleted_with: tables that the database itself changes when rows of a table are deleted or replaced.
     """
 
     def __init__(self, registered: Iterable[type[models.Model]]) -> None:
         self.managed: set[str] = set()
         self.by_app: dict[str, set[str]] = defaultdict(set)
+        self.labels: dict[str, set[str]] = defaultdict(set)
         self.deleted_with: dict[str, set[str]] = defaultdict(set)
         for model in registered:
             self._add(model)
@@ -36,6 +38,7 @@ class ModelFacts:
     def _add(self, model: type[models.Model]) -> None:
         table = canonical_table(model._meta.db_table)
         self.by_app[model._meta.app_label].add(table)
+        self.labels[table].add(model._meta.label_lower)
         if model._meta.managed and not model._meta.proxy:
             self.managed.add(table)
         for field in model._meta.local_fields:

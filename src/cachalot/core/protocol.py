@@ -88,6 +88,7 @@ from cachalot.core.steps import (
     Create,
     Done,
     GetMany,
+    Life,
     Lifetime,
     Mark,
     SetMany,
@@ -368,14 +369,15 @@ def settle(
     return stamp((*keys.tags, *more), found, tokens.get(SERVER, ""))
 
 
-def fill(entry_key: str, value: bytes) -> Generator[Step, Any, bool]:
+def fill(entry_key: str, value: bytes, life: Life = Lifetime.ENTRY) -> Generator[Step, Any, bool]:
     """Store an entry. No comparison is needed: under a dead stamp it can never be served.
 
     :param entry_key: key of the entry.
     :param value: the sealed entry, whose stamp came from the :class:`Answer` to the read.
+    :param life: how long it may stay.
     :returns: a generator of steps that returns whether the cache has taken it.
     """
-    taken: bool = yield SetMany(((entry_key, value),), Lifetime.ENTRY)
+    taken: bool = yield SetMany(((entry_key, value),), life)
     return taken
 
 

@@ -25,6 +25,24 @@ class Lifetime(enum.Enum):
 
 
 @dataclass(frozen=True)
+class Timeout:
+    """The lifetime of an entry that has one of its own.
+
+    :param seconds: ``None`` for ever.
+    """
+
+    seconds: float | None
+
+
+Life = Lifetime | Timeout
+
+
+def is_entry(life: Life) -> bool:
+    """Return whether it is that of the result of a query, which a cache may refuse."""
+    return life is Lifetime.ENTRY or isinstance(life, Timeout)
+
+
+@dataclass(frozen=True)
 class GetMany:
     """Read ``keys``; the answer maps those that are present to their values.
 
@@ -42,7 +60,7 @@ class SetMany:
     """
 
     values: tuple[tuple[str, Any], ...]
-    lifetime: Lifetime
+    lifetime: Life
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,10 @@ from cachalot.core.decisions import Decision, Reason
 from cachalot.core.envelope import STAMP_SIZE, BadEnvelope, Entry, open_sealed, seal
 from cachalot.core.keys import Namespace, draw, name_of
 from cachalot.core.protocol import Answer, Found, Keys, WriteKeys
-from cachalot.core.steps import GetMany
+from cachalot.core.steps import GetMany, Timeout
 from cachalot.core.tags import EPOCH, PASSING, Effects
 from cachalot.engine import alone, facts, outbox, registry, scopes
+from cachalot.engine.apart import entry_apart
 from cachalot.engine.attempt import Attempt
 from cachalot.engine.draining import Draining, NotReadError, between_transactions
 from cachalot.engine.isolation import Level
@@ -55,14 +56,24 @@ class QueryCache:
     :param alias: key of ``settings.CACHES``.
     :param guard: the way to its store.
     :param secret: with which entries are sealed.
+    :param cache_of: returns the cache of queries in another Django cache, ``None`` if it cannot be one.
     :param doubtful: whether writes may have gone by while another cache was in use (``override_settings``).
     """
 
-    def __init__(self, alias: str, guard: Guard, secret: bytes, *, doubtful: bool = False) -> None:
+    def __init__(
+        self,
+        alias: str,
+        guard: Guard,
+        secret: bytes,
+        cache_of: Callable[[str], QueryCache | None],
+        *,
+        doubtful: bool = False,
+    ) -> None:
         self.alias = alias
         self.guard = guard
         self.switch = Switch(guard)
         self._secret = secret
+        self._cache_of = cache_of
         self._doubtful = doubtful
         self._cleared: set[str] = set()
         self._guesses: dict[str, tuple[str, ...]] = {}
@@ -194,8 +205,22 @@ class QueryCache:
                 return None
 
         if clock is None:
-            return self.guard.run(protocol.read(keys, open_entry, draw, space.all_named))
-        return self.guard.run(protocol.read_in_snapshot(keys, clock, open_entry, draw, space.all_named))
+            steps = protocol.read(keys, open_entry, draw, space.all_named)
+        else:
+            steps = protocol.read_in_snapshot(keys, clock, open_entry, draw, space.all_named)
+        if keys.entry is not None and query.policy.cache != self.alias:
+            steps = entry_apart(steps, keys.entry, self._home(query).guard)
+        return self.guard.run(steps)
+
+    def _home(self, query: Query) -> QueryCache:
+        """Return the cache that holds the entry of a query; the state of its tables is here.
+
+        :raises StoreAway: there is none.
+        """
+        home = self if query.policy.cache == self.alias else self._cache_of(query.policy.cache)
+        if home is None:
+            raise StoreAway(f"the cache {query.policy.cache!r} cannot be used")
+        return home
 
     def _keys(self, session: Session, query: Query, config: Config, *, entry: bool) -> Keys:
         """Return the keys that a query is about."""
@@ -273,7 +298,8 @@ class QueryCache:
         try:
             if found is not None and ticket.tokens:
                 entry = self._settled(session, ticket, entry, found, config)
-            return self.guard.run(protocol.fill(key, seal(query.digest, self._secret, entry)))
+            sealed = seal(query.digest, self._secret, entry)
+            return self._home(query).guard.run(protocol.fill(key, sealed, Timeout(query.policy.timeout)))
         except StoreAway:
             return False
 
@@ -328,7 +354,7 @@ class QueryCache:
             ticket.transaction.drop(query.digest)
         nothing = seal(query.digest, self._secret, Entry(bytes(STAMP_SIZE), 0, b""))
         with suppress(StoreAway):
-            self.guard.run(protocol.fill(session.namespace(config).entry(query.name), nothing))
+            self._home(query).guard.run(protocol.fill(session.namespace(config).entry(query.name), nothing))
 
     # Writes.
 

@@ -35,14 +35,15 @@ def _make(alias: str) -> QueryCache | None:
     try:
         store = make_store(alias)
     except (InvalidCacheBackendError, ImportError) as error:
-        logger.error("Nothing is cached: CACHALOT_CACHE = %r, %s", alias, error)  # noqa: TRY400 - the check has more
+        logger.error("Nothing is kept in the cache %r: %s", alias, error)  # noqa: TRY400 - the check has more
         with _lock:
             return _caches.setdefault(alias, None)
     with _lock:
         if alias not in _caches:
             secret = derive_secret(settings.SECRET_KEY)
             guard = Guard(store)
-            _caches[alias] = QueryCache(alias, guard, secret, doubtful=_switched) if store.fit else None
+            cache = QueryCache(alias, guard, secret, query_cache, doubtful=_switched)
+            _caches[alias] = cache if store.fit else None
         return _caches[alias]
 
 

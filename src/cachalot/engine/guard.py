@@ -34,6 +34,7 @@ from cachalot.core.steps import (
     Mark,
     SetMany,
     StoreStep,
+    is_entry,
 )
 from cachalot.observe.events import CacheEvent, emit
 from cachalot.stores.base import Store, StoreAway, StoreRefused
@@ -207,7 +208,7 @@ class Guard:
             emit(CacheEvent("refused", str(error)))
             return False
         except StoreAway as error:
-            if isinstance(step, SetMany) and step.lifetime is Lifetime.ENTRY and self._answers():
+            if isinstance(step, SetMany) and is_entry(step.lifetime) and self._answers():
                 # A value the server refuses (too large, out of memory) looks the same as no server in some
                 # clients.
                 emit(CacheEvent("refused", str(error)))

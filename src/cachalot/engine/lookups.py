@@ -12,6 +12,7 @@ from cachalot.core.protocol import Answer, Found
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from cachalot.analysis.policies import Policy
     from cachalot.core.protocol import Keys
     from cachalot.core.tags import Tag
     from cachalot.engine.transaction import LocalResult, Transaction
@@ -45,6 +46,7 @@ class Query:
     :param signs: how the tokens of some tags must end for ``tags`` to be right.
     :param loose: tags in whose place there may be others, which are found in the rows.
     :param finds: says which these are, given the rows; ``None`` if it cannot tell.
+    :param policy: how its result is kept.
     :param keys: keeps its keys, with that of the entry and without, while the query itself is kept.
     """
 
@@ -52,6 +54,7 @@ class Query:
     name: str
     tags: tuple[Tag, ...]
     context: bytes
+    policy: Policy
     replica: bool = False
     signs: Mapping[Tag, str] = field(default_factory=dict)
     loose: tuple[Tag, ...] = ()

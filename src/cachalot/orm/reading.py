@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cachalot.analysis.policies import policy_of
 from cachalot.analysis.reads import read_params, read_text
 from cachalot.analysis.schema import model_facts
 from cachalot.analysis.shapes import found_in
@@ -107,6 +108,11 @@ def plan(session: Session, cache: QueryCache, request: Request, config: Config) 
         if behind is None:
             return Decision.bypass(Reason.UNKNOWN_RELATION, ", ".join(sorted(text.relations)))
         tables |= behind
+    policy = policy_of(tables, config)
+    if not policy.enabled:
+        return Decision.bypass(Reason.TABLE, ", ".join(sorted(tables)))
+    if query_cache(policy.cache) is None:
+        return Decision.bypass(Reason.CACHE_UNFIT, policy.cache)
     context = session.context(config)
     if context is None:
         return Decision.bypass(Reason.CONTEXT)
@@ -114,7 +120,7 @@ def plan(session: Session, cache: QueryCache, request: Request, config: Config) 
     name = key.hex()
     if config.query_keygen is not None:
         name = f"{digest(str(config.query_keygen(request.compiler)).encode()).hex()}:{name}"
-    query = Query(key, name, dependencies(tables), context, session.is_replica(config))
+    query = Query(key, name, dependencies(tables), context, policy, session.is_replica(config))
     return _refined(session, cache, request, query, config)
 
 
@@ -123,7 +129,7 @@ def _refined(session: Session, cache: QueryCache, request: Request, query: Query
 
     :raises StoreAway: the cache does not answer.
     """
-    known = tablekeys.facts_of(session, cache, config)
+    known = tablekeys.facts_of(session, cache, config) if query.policy.granularity == "row" else None
     if known is None:
         return query
     place = (query.name, query.replica)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.catalogue import Catalogue
+from cachalot.analysis.policies import policy_of
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.analysis.shapes import Shape, shape_of
 from cachalot.analysis.tablekeys import Columns, TableKeys, combined, stated_keys
@@ -38,7 +39,7 @@ MAX_LENGTH = 8 * 1024
 
 def is_fine(cache: QueryCache, config: Config) -> bool:
     """Return whether rows and columns are told apart at all."""
-    return config.granularity == "row" and config.table_keygen is None and cache.guard.tier is Tier.INTENTS
+    return config.table_keygen is None and cache.guard.tier is Tier.INTENTS
 
 
 def facts_of(session: Session, cache: QueryCache, config: Config) -> Facts | None:
@@ -169,6 +170,8 @@ def row_write(
     if effects.everything:
         return None
     table = canonical_table(query.get_meta().db_table)
+    if policy_of(frozenset({table}), config).granularity != "row":
+        return None
     try:
         facts = facts_of(session, cache, config)
         keys = None if facts is None else keys_of(session, cache, facts, table, config, reading=False)

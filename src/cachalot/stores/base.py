@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from cachalot.core.steps import Create, Done, Lifetime, Mark
+    from cachalot.core.steps import Create, Done, Life, Lifetime, Mark
 
 
 class Tier(enum.Enum):
@@ -59,7 +59,7 @@ class Store(Protocol):
         :raises StoreAway: the cache does not answer.
         """
 
-    def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Lifetime) -> None:
+    def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Life) -> None:
         """Write all ``values``, visible in this order or at one instant.
 
         :raises StoreAway: the cache does not answer, or has not taken all.

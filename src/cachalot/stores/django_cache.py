@@ -25,7 +25,7 @@ from django.core.cache.backends.dummy import DummyCache
 
 from cachalot.conf import current
 from cachalot.core.protocol import MARK, is_mark
-from cachalot.core.steps import Lifetime
+from cachalot.core.steps import Lifetime, Timeout, is_entry
 from cachalot.stores.base import Concern, StoreAway, StoreRefused, Tier
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from django.core.cache.backends.base import BaseCache
 
-    from cachalot.core.steps import Create, Done, Mark
+    from cachalot.core.steps import Create, Done, Life, Mark
 
 STATE_SECONDS = 30 * 24 * 3600
 
@@ -127,15 +127,18 @@ def fit(cache: BaseCache) -> bool:
     return all(callable(getattr(cache, name, None)) for name in ("get_many", "set_many", "add"))
 
 
-def seconds(lifetime: Lifetime) -> float | None:
+def seconds(lifetime: Life) -> float | None:
     """Return how long a value may stay, in seconds, ``None`` for ever."""
+    if isinstance(lifetime, Timeout):
+        return lifetime.seconds
     if lifetime is Lifetime.STATE:
         return STATE_SECONDS
     config = current()
     if lifetime is Lifetime.DEPLOYMENT:
         return DEPLOYMENT_SECONDS
     if lifetime is Lifetime.PASSING:
-        return STATE_SECONDS if config.timeout is None else max(config.timeout, SHORTEST_PASSING)
+        longest = config.longest_timeout()
+        return STATE_SECONDS if longest is None else max(longest, SHORTEST_PASSING)
     if lifetime is Lifetime.HOLD:
         return config.replica_lag
     if lifetime is Lifetime.FILL:
@@ -201,7 +204,7 @@ class DjangoCacheStore:
             raise error
         return {key: value for key, value in got.items() if value is not None}
 
-    def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Lifetime) -> None:
+    def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Life) -> None:
         """Write all ``values``; see :class:`~cachalot.stores.base.Store`."""
         if not self.plain and len(values) > 1 and lifetime is Lifetime.STATE:
             self._set(dict(values[:1]), lifetime)
@@ -240,15 +243,15 @@ class DjangoCacheStore:
         """Return what makes the guarantees weaker here; see :class:`~cachalot.stores.base.Store`."""
         return [Concern.OVERWRITE] if self.tier is Tier.OVERWRITE else []
 
-    def _set(self, values: dict[str, Any], lifetime: Lifetime) -> None:
-        if self._mute and lifetime is Lifetime.ENTRY:
+    def _set(self, values: dict[str, Any], lifetime: Life) -> None:
+        if self._mute and is_entry(lifetime):
             self._set_mutely(values)
             return
         failed = self._call("set_many", values, timeout=seconds(lifetime))
         if failed:
-            error = StoreRefused if lifetime is Lifetime.ENTRY else StoreAway
+            error = StoreRefused if is_entry(lifetime) else StoreAway
             raise error(f"the cache {self.alias!r} did not take {failed!r}")
-        if lifetime is not Lifetime.ENTRY and not self.plain:
+        if not is_entry(lifetime) and not self.plain:
             self._verify(values)
 
     def _set_mutely(self, values: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 from django.core.cache import caches
 
 from cachalot.core.keys import PROBE
-from cachalot.core.steps import SERVER, Lifetime
+from cachalot.core.steps import SERVER, Lifetime, is_entry
 from cachalot.stores import redis_scripts as scripts
 from cachalot.stores.base import Concern, StoreAway, StoreRefused, Tier
 from cachalot.stores.django_cache import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from django.core.cache.backends.base import BaseCache
 
-    from cachalot.core.steps import Create, Done, Mark
+    from cachalot.core.steps import Create, Done, Life, Mark
 
 _BYTES = b"\x00"
 _STATE_MS = STATE_SECONDS * 1000
@@ -90,7 +90,7 @@ class RedisStore(DjangoCacheStore):
             found[SERVER] = server
         return found
 
-    def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Lifetime) -> None:
+    def set_many(self, values: Sequence[tuple[str, Any]], lifetime: Life) -> None:
         """Write all ``values``; see :class:`~cachalot.stores.base.Store`."""
         names = self._names([key for key, _value in values])
         life = _life(lifetime)
@@ -99,7 +99,7 @@ class RedisStore(DjangoCacheStore):
             Command(name, ("DEL", name) if life == _NO_LIFE else ("SET", name, _written(value), *life))
             for name, (_key, value) in zip(names, values, strict=True)
         ]
-        self._ask_all(commands, refusable=lifetime is Lifetime.ENTRY)
+        self._ask_all(commands, refusable=is_entry(lifetime))
 
     def add(self, key: str, value: Any, lifetime: Lifetime) -> bool:
         """Write ``value`` if ``key`` is absent; see :class:`~cachalot.stores.base.Store`."""
@@ -398,7 +398,7 @@ def _milliseconds(lifetime: Lifetime) -> int:
 _NO_LIFE = ("PX", 0)
 
 
-def _life(lifetime: Lifetime) -> tuple[Any, ...]:
+def _life(lifetime: Life) -> tuple[Any, ...]:
     life = seconds(lifetime)
     if life is None:
         return ()
