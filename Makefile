@@ -11,7 +11,7 @@ SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*/.*') $(wild
 INTERPRETER := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 MADE = $(VENV)/.made-$(INTERPRETER)
 
-.PHONY: help demo demo-serve test matrix faults algebra django-suite fuzz lint types imports clean .packages-venv .packages-servers
+.PHONY: help demo demo-serve test matrix faults algebra django-suite fuzz bench lint types imports clean .packages-venv .packages-servers
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -45,6 +45,9 @@ algebra: $(VENV)/.package $(VENV)/.test ## random queries and writes, 100,000 pa
 fuzz: .fuzz/.made-$(INTERPRETER) ## SQL texts and stored bytes made up by atheris (FUZZ_SECONDS=120 for each, ARGS=--keep)
 	PYTHONPATH=src nice .fuzz/venv/bin/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(ARGS)
 
+bench: $(VENV)/.package $(VENV)/.test ## a forum under load, beside the rivals, an hour (ARGS="--rounds 1 --visits 1000 --rates 0 200")
+	$(BIN)/python -m benchmarks.forum --report reports/forum.txt $(ARGS)
+
 lint: $(VENV)/.lint ## style
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -56,7 +59,7 @@ imports: $(VENV)/.lint ## imports only go down
 	PYTHONPATH=src $(BIN)/lint-imports
 
 clean: ## forget everything that was made here
-	rm -rf $(VENV) .django-suite .fuzz .matrix build dist htmlcov .coverage .coverage.* reports/logs
+	rm -rf $(VENV) .bench .django-suite .fuzz .matrix build dist htmlcov .coverage .coverage.* reports/logs
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests demo benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 

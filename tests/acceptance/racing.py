@@ -14,7 +14,7 @@ from django.db import connection, connections
 
 from cachalot.api import cachalot_disabled
 from cachalot.conf import current
-from cachalot.core.steps import Add, Create, Done, GetMany, Lifetime, Mark, SetMany
+from cachalot.core.steps import Add, Create, Done, GetMany, Mark, SetMany, is_entry
 from cachalot.engine import switch
 from cachalot.engine.caches import query_cache
 from cachalot.engine.guard import Guard
@@ -101,7 +101,7 @@ def kind_of(step: Any) -> str:
     if step == GetMany((switch.KEY,)):
         return "SWITCH"
     if isinstance(step, SetMany):
-        return "FILL" if step.lifetime is Lifetime.ENTRY else "SET"
+        return "FILL" if is_entry(step.lifetime) else "SET"
     return _KINDS[type(step)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from django.db import connection
@@ -27,11 +28,20 @@ def complaints(rows: Outcome, tables: Outcome) -> list[str]:
     return found
 
 
-def complaints_about_usual_reads(rows: Outcome) -> list[str]:
-    """Return which of the usual reads are ended too often; it takes a thousand results of each to tell."""
+def complaints_about_usual_reads(rows: Outcome, deviations: float = 0) -> list[str]:
+    """Return which of the usual reads are ended too often.
+
+    :param deviations: how many standard deviations of the share (binomial, of its number of results) it may
+        lie above the limit; a short run needs some, or it would complain about chance.
+    """
     if connection.vendor == "mysql":
         return []
-    over = [shape for shape in USUAL if rows.probability(shape) > MOST_OF_USUAL]
+
+    def limit(shape: str) -> float:
+        results = max(1, rows.killed[shape] + rows.spared[shape])
+        return MOST_OF_USUAL + deviations * math.sqrt(MOST_OF_USUAL * (1 - MOST_OF_USUAL) / results)
+
+    over = [shape for shape in USUAL if rows.probability(shape) > limit(shape)]
     return [f"{shape}: {rows.probability(shape):.3f}, not {MOST_OF_USUAL}" for shape in over]
 
 

@@ -46,7 +46,7 @@ def test_nearly_all_usual_reads_are_spared() -> None:
     """Reads by primary key, unique column and foreign key end with writes to their own rows only."""
     outcome = fuzz(SEED, PAIRS, shapes=USUAL)
     assert not outcome.violations, "\n".join(outcome.violations)
-    assert not complaints_about_usual_reads(outcome)
+    assert not complaints_about_usual_reads(outcome, deviations=3)
 
 
 @pytest.mark.databases("sqlite")

@@ -20,7 +20,7 @@ from django.core.cache import caches
 from django.test import override_settings
 
 from cachalot.core.protocol import is_mark
-from cachalot.core.steps import SERVER, Add, Create, Done, Lifetime, Mark, SetMany
+from cachalot.core.steps import SERVER, Add, Create, Done, Lifetime, Mark, SetMany, Timeout
 from cachalot.engine.guard import Guard
 from cachalot.stores import memcached
 from cachalot.stores.base import StoreAway, StoreError, StoreRefused, Tier
@@ -366,14 +366,16 @@ class StoreContract:
     # Lives.
 
     def test_leases_and_entries_end(self, store: Store) -> None:
-        """A lease and an entry are gone after their time, a token is not."""
+        """A lease and an entry are gone after their time, a token is not, nor an entry with a longer time."""
         with self.short_lives():
             store.set_many([(KEY("lease"), "!1")], Lifetime.LEASE)
             store.set_many([(KEY("entry"), b"1")], Lifetime.ENTRY)
             store.set_many([(KEY("state"), "1")], Lifetime.STATE)
-        keys = [KEY("lease"), KEY("entry"), KEY("state")]
+            store.set_many([(KEY("long"), b"1")], Timeout(60))
+        store.set_many([(KEY("short"), b"1")], Timeout(self.short))
+        keys = [KEY("lease"), KEY("entry"), KEY("state"), KEY("long"), KEY("short")]
         time.sleep(self.late)
-        assert values_of(store, keys) == {KEY("state"): "1"}
+        assert values_of(store, keys) == {KEY("state"): "1", KEY("long"): b"1"}
 
     def test_entry_without_life(self, store: Store) -> None:
         """What may stay for no time at all is not there a moment later, nor is what it would replace."""

@@ -245,7 +245,7 @@ class DjangoCacheStore:
 
     def _set(self, values: dict[str, Any], lifetime: Life) -> None:
         if self._mute and is_entry(lifetime):
-            self._set_mutely(values)
+            self._set_mutely(values, lifetime)
             return
         failed = self._call("set_many", values, timeout=seconds(lifetime))
         if failed:
@@ -254,10 +254,10 @@ class DjangoCacheStore:
         if not is_entry(lifetime) and not self.plain:
             self._verify(values)
 
-    def _set_mutely(self, values: dict[str, Any]) -> None:
+    def _set_mutely(self, values: dict[str, Any], lifetime: Life) -> None:
         """Write entries through python-memcached, whose set_multi waits in vain for what it has not sent."""
         for key, value in values.items():
-            self._call("set", key, value, timeout=seconds(Lifetime.ENTRY))
+            self._call("set", key, value, timeout=seconds(lifetime))
             if self._call("get", key) is None:
                 raise StoreRefused(f"the cache {self.alias!r} did not take {key}")
 

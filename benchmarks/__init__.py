@@ -1,0 +1,1 @@
+"""What cachalot costs and what it saves, measured."""
