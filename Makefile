@@ -45,7 +45,8 @@ algebra: $(VENV)/.package $(VENV)/.test ## random queries and writes, 100,000 pa
 fuzz: .fuzz/.made-$(INTERPRETER) ## SQL texts and stored bytes made up by atheris (FUZZ_SECONDS=120 for each, ARGS=--keep)
 	PYTHONPATH=src nice .fuzz/venv/bin/python -m tests.fuzz.run --seconds $(FUZZ_SECONDS) $(ARGS)
 
-bench: $(VENV)/.package $(VENV)/.test ## a forum under load, beside the rivals, an hour (ARGS="--rounds 1 --visits 1000 --rates 0 200")
+bench: $(VENV)/.package $(VENV)/.test ## single hits and writes, then a forum under load beside the rivals (ARGS="--rounds 1 --visits 1000 --rates 0 200")
+	$(BIN)/python -m benchmarks.operations --report reports/operations.txt
 	$(BIN)/python -m benchmarks.forum --report reports/forum.txt $(ARGS)
 
 lint: $(VENV)/.lint ## style

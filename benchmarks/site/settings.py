@@ -6,7 +6,7 @@ import os
 
 CONTESTANT = os.environ.get("BENCH_CONTESTANT", "none")
 HOST, _, PORT = os.environ.get("BENCH_POSTGRES", "127.0.0.1:5432").partition(":")
-REDIS = f"redis://{os.environ.get('BENCH_REDIS', '127.0.0.1:6379')}/0"
+REDIS = os.environ.get("BENCH_REDIS", "redis://127.0.0.1:6379/0")
 
 SECRET_KEY = "for the benchmark only"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"

@@ -1,7 +1,8 @@
 """One process of the forum: ``python -m benchmarks.site.worker``, told what to do by lines of JSON.
 
 Each line is a command, and each is answered by one line. ``run`` carries visits out and says what they have
-cost; ``check`` says what every page shows now; ``record`` counts what better caches would have answered.
+cost; ``check`` says what every page shows now; ``record`` counts what better caches would have answered;
+``time`` does one operation many times.
 """
 
 from __future__ import annotations
@@ -116,12 +117,26 @@ def _record(seed: int, number: int, writes: int) -> dict[str, float]:
     return recorded(visits(seed, number, writes))
 
 
+def _operations() -> list[str]:
+    from benchmarks.site.operations import READS, WRITES
+
+    return [*READS, *WRITES]
+
+
+def _time(name: str, number: int) -> dict[str, float]:
+    from benchmarks.site.operations import timed
+
+    return timed(name, number)
+
+
 _COMMANDS: dict[str, Any] = {
     "fill": _fill,
     "ready": _ready,
     "run": _run,
     "check": _check,
     "record": _record,
+    "operations": _operations,
+    "time": _time,
 }
 
 if __name__ == "__main__":

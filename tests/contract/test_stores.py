@@ -109,6 +109,28 @@ class RedisContract(StoreContract):
         assert client.get(":1:c3:a") == b"token"
         client.close()
 
+    @pytest.mark.parametrize("name", ["key_prefix", "version", "key_func", "make_key"])
+    def test_key_is_the_one_that_the_django_cache_makes(self, store, process, monkeypatch, name):
+        """Prefix, version and a project's own function that makes keys hold here too, at any time."""
+        cache = caches[store.alias]
+        maker = getattr(cache, "client", cache)
+        chosen = {
+            "key_prefix": (cache, "site"),
+            "version": (cache, 7),
+            "key_func": (cache, lambda key, prefix, version: f"tenant-{prefix}-{version}-{key}"),
+            "make_key": (type(maker), lambda _self, key, version=None, prefix=None: f"mine-{key}"),
+        }
+        before = str(maker.make_key("c3:a"))
+        owner, value = chosen[name]
+        monkeypatch.setattr(owner, name, value)
+        expected = str(maker.make_key("c3:a"))
+        assert expected != before
+        store.set_many([("c3:a", "token")], Lifetime.STATE)
+        client = redis.Redis.from_url(f"redis://{process.address}")
+        assert client.get(expected) == b"token"
+        assert store.get_many(["c3:a"])["c3:a"] == "token"
+        client.close()
+
     def test_server_that_has_become_a_replica(self, store, process):
         """A replica is not written to, and the write is known not to have arrived."""
         store.get_many(["c3:a"])

@@ -133,6 +133,14 @@ class Found(enum.Enum):
     OUTDATED = "outdated"
 
 
+class _State(enum.Enum):
+    """Whether there is a token for each of some tags, a mark for one, or for one neither."""
+
+    LIT = "lit"
+    DARK = "dark"
+    UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class Answer:
     """The result of a read.
@@ -158,7 +166,7 @@ def stamp(keys: Sequence[str], tokens: Sequence[str], server: str = "") -> bytes
     :param server: name of the server that gave them; empty if it has none.
     :returns: 16 bytes.
     """
-    text = "\n".join(f"{key}\t{token}" for key, token in zip(keys, tokens, strict=True))
+    text = "\n".join([f"{key}\t{token}" for key, token in zip(keys, tokens, strict=True)])
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, key=server.encode()).digest()
 
 
@@ -261,20 +269,18 @@ def _judge(
     keys: Keys, got: dict[str, Any], open_entry: OpenEntry, names: NameKeys
 ) -> Generator[Step, Any, Answer | None]:
     """Return the answer that what was read allows; ``None`` if a token is absent or not a token."""
-    if any(is_mark(got.get(key)) for key in keys.tags):
-        return Answer(Found.DARK)
-    if not all(_is_token(got.get(key)) for key in keys.tags):
-        return None
+    state = _state(keys.tags, got)
+    if state is not _State.LIT:
+        return Answer(Found.DARK) if state is _State.DARK else None
     if not keys.signed(got):
         return Answer(Found.OUTDATED)
     value = None if keys.entry is None else got.get(keys.entry)
     entry = None if value is None else open_entry(value)
     if entry is not None and entry.more and (yield from _unchanged(keys, got, entry, names(entry.more))):
         return Answer(Found.HIT, entry, entry.stamp)
-    if any(is_mark(got.get(key)) for key in keys.loose):
-        return Answer(Found.DARK)
-    if not all(_is_token(got.get(key)) for key in keys.loose):
-        return None
+    state = _state(keys.loose, got)
+    if state is not _State.LIT:
+        return Answer(Found.DARK) if state is _State.DARK else None
     answer = _answer(Found.NEW, keys, got)
     if value is None:
         return answer
@@ -295,10 +301,22 @@ def _unchanged(
         if now.get(SERVER) != got.get(SERVER):
             return False
         got = {**got, **now}
-    if not all(_is_token(got.get(key)) for key in more):
+    if _state(more, got) is not _State.LIT:
         return False
     asked = (*keys.tags, *more)
     return stamp(asked, [got[key] for key in asked], got.get(SERVER, "")) == entry.stamp
+
+
+def _state(keys: Sequence[str], got: Mapping[str, Any]) -> _State:
+    """Return what the values of tags say together: a mark on one is a mark on all."""
+    state = _State.LIT
+    for key in keys:
+        value = got.get(key)
+        if not isinstance(value, str):
+            state = _State.UNKNOWN
+        elif value.startswith(MARK):
+            return _State.DARK
+    return state
 
 
 def _is_token(value: object) -> bool:

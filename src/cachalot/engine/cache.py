@@ -10,7 +10,8 @@ import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from django.db import Error
 
@@ -50,6 +51,17 @@ MAX_GUESSES = 10_000
 """Entries of which it is remembered which tags they name."""
 
 
+class Guess(NamedTuple):
+    """The tags that an entry named when it was last seen.
+
+    :param names: as they stand in the entry.
+    :param keys: theirs.
+    """
+
+    names: tuple[bytes, ...]
+    keys: tuple[str, ...]
+
+
 class QueryCache:
     """The results kept in one Django cache.
 
@@ -76,7 +88,7 @@ class QueryCache:
         self._cache_of = cache_of
         self._doubtful = doubtful
         self._cleared: set[str] = set()
-        self._guesses: dict[str, tuple[str, ...]] = {}
+        self._guesses: dict[str, Guess] = {}
         self._draining = Draining(alias, guard, self._deliver)
 
     # Reads.
@@ -204,10 +216,11 @@ class QueryCache:
             except BadEnvelope:
                 return None
 
+        named = partial(self._named, space, query)
         if clock is None:
-            steps = protocol.read(keys, open_entry, draw, space.all_named)
+            steps = protocol.read(keys, open_entry, draw, named)
         else:
-            steps = protocol.read_in_snapshot(keys, clock, open_entry, draw, space.all_named)
+            steps = protocol.read_in_snapshot(keys, clock, open_entry, draw, named)
         if keys.entry is not None and query.policy.cache != self.alias:
             steps = entry_apart(steps, keys.entry, self._home(query).guard)
         return self.guard.run(steps)
@@ -230,8 +243,13 @@ class QueryCache:
             keys = self._made_keys(session, query, config, name if entry else None)
             if query.keys is not None:
                 query.keys[entry] = keys
-        guessed = self._guesses.get(name) if query.loose and entry else None
-        return replace(keys, guessed=guessed) if guessed else keys
+        guess = self._guesses.get(name) if query.loose and entry else None
+        if guess is None or keys.guessed is guess.keys:
+            return keys
+        keys = replace(keys, guessed=guess.keys)
+        if query.keys is not None:
+            query.keys[entry] = keys
+        return keys
 
     def _made_keys(self, session: Session, query: Query, config: Config, name: str | None) -> Keys:
         space = session.namespace(config)
@@ -261,7 +279,7 @@ class QueryCache:
             emit(CacheEvent("undecodable", str(error)))
             return Lookup(Decision.miss(Reason.UNDECODABLE), ticket=kept)
         if answer.entry.more:
-            self._guess(space.entry(query.name), space.all_named(answer.entry.more))
+            self._guess(space, query, answer.entry.more)
         return Lookup(Decision.hit(), frames, answer.entry.saved_us / 1e6, kept)
 
     def keep(
@@ -318,14 +336,23 @@ class QueryCache:
         stamp = self.guard.run(protocol.settle(keys, ticket.tokens, more, draw))
         if stamp is None:
             return entry
-        self._guess(space.entry(ticket.query.name), more)
-        return replace(entry, stamp=stamp, more=tuple(map(name_of, found)))
+        entry = replace(entry, stamp=stamp, more=tuple(map(name_of, found)))
+        self._guess(space, ticket.query, entry.more)
+        return entry
 
-    def _guess(self, key: str, more: tuple[str, ...]) -> None:
+    def _guess(self, space: Namespace, query: Query, names: tuple[bytes, ...]) -> None:
         """Remember which tags an entry names, to ask for their tokens together with it the next time."""
+        key = space.entry(query.name)
+        if key in self._guesses and self._guesses[key].names == names:
+            return
         if len(self._guesses) > MAX_GUESSES:
             self._guesses.clear()
-        self._guesses[key] = more
+        self._guesses[key] = Guess(names, space.all_named(names))
+
+    def _named(self, space: Namespace, query: Query, names: tuple[bytes, ...]) -> tuple[str, ...]:
+        """Return the keys of the tags that an entry names."""
+        guess = self._guesses.get(space.entry(query.name))
+        return guess.keys if guess is not None and guess.names == names else space.all_named(names)
 
     def unwritten(self, session: Session, ticket: Ticket, config: Config) -> bool:
         """Return whether it is certain that nobody has announced a write since a ticket was made.

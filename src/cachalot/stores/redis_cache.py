@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from django.core.cache import caches
+from django.core.cache.backends.base import BaseCache, default_key_func
 
 from cachalot.core.keys import PROBE
 from cachalot.core.steps import SERVER, Lifetime, is_entry
@@ -31,12 +32,11 @@ from cachalot.stores.django_cache import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from django.core.cache.backends.base import BaseCache
-
     from cachalot.core.steps import Create, Done, Life, Mark
 
 _BYTES = b"\x00"
 _STATE_MS = STATE_SECONDS * 1000
+_DJANGO_MAKES = (BaseCache.make_key, BaseCache.make_and_validate_key)
 REDIRECTIONS = 8
 """How often a cluster may send us elsewhere."""
 
@@ -84,8 +84,11 @@ class RedisStore(DjangoCacheStore):
         for group in self._groups(names):
             server, (values,) = self._ask([Command(group[0], ("MGET", *group))])
             answers.update(zip(group, values, strict=True))
-        got = {key: _read(answers[name]) for key, name in zip(keys, names, strict=True)}
-        found = {key: value for key, value in got.items() if value is not None}
+        found = {
+            key: _read(answers[name])
+            for key, name in zip(keys, names, strict=True)
+            if answers[name] is not None
+        }
         if server:
             found[SERVER] = server
         return found
@@ -191,8 +194,24 @@ class RedisStore(DjangoCacheStore):
     def _names(self, keys: Sequence[str]) -> list[str]:
         """Return the keys as they are on the server: with the prefix and the version of the Django cache."""
         cache: Any = caches[self.alias]
+        if self._names_plainly(cache):
+            before = f"{cache.key_prefix}:{cache.version}:"
+            return [before + key for key in keys]
         make = cache.client.make_key if self._django_redis else cache.make_and_validate_key
         return [str(make(key)) for key in keys]
+
+    def _names_plainly(self, cache: Any) -> bool:
+        """Return whether a cache puts its prefix and its version before a key, and does nothing else to it.
+
+        A project may have a function that makes keys and looks at anything, say at the tenant of a request.
+        It is asked about each key, each time.
+        """
+        if cache.key_func is not default_key_func:
+            return False
+        if self._django_redis:
+            return bool(type(cache.client).make_key.__module__ == "django_redis.client.default")
+        kind = type(cache)
+        return kind.make_key is _DJANGO_MAKES[0] and kind.make_and_validate_key is _DJANGO_MAKES[1]
 
     def _client(self) -> Any:
         cache: Any = caches[self.alias]
@@ -379,6 +398,7 @@ def _arguments(get_connection: Callable[..., Any]) -> tuple[str, ...]:
     return ("EVALSHA",) if required and parameters[1].kind is not inspect.Parameter.VAR_POSITIONAL else ()
 
 
+@lru_cache(maxsize=1)
 def _errors() -> Any:
     import redis.exceptions  # noqa: PLC0415 - installed only where it is used
 
