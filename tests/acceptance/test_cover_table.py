@@ -243,7 +243,7 @@ EXPECTED = {
     "books with a tag":                  "x.xx....xo...x.......",
     "column of a related table":         "oooooxxxxxoo.........",
     "IN a subquery":                     "........ooxox........",
-    "EXISTS":                            "..o.xooo.oxox........",
+    "EXISTS":                            "....xooo.oxox........",
     "union of two keys":                 "xxxxx...xo...........",
     "child and parent table":            "...................x.",
     "generic relation":                  "..................x..",
@@ -252,12 +252,12 @@ EXPECTED = {
     "comparison of columns":             "xxooooooxo...........",
     "all":                               "xxxxxxxxxx...........",
     "one column of all":                 "xxox.xxxxx...........",
-    "keys of all":                       "..o..xxx.o...........",
-    "number of all":                     "..o..xxx.o...........",
+    "keys of all":                       ".....xxx.o...........",
+    "number of all":                     ".....xxx.o...........",
     "sum of all":                        "xxox.oooxx...........",
-    "authors of books":                  "..o.xooo.o...........",
+    "authors of books":                  "....xooo.o...........",
     "newest two":                        "oxooxxxxxo...........",
-    "number by author":                  "..o.xxxx.o...........",
+    "number by author":                  "....xxxx.o...........",
 }
 # fmt: on
 

@@ -177,13 +177,15 @@ def _part(
         return _all_of(table)
     columns = None if used is None else used.get(alias, set())
     member = columns is not None and columns <= set(keys.kinds) - keys.generated
-    return Part(table, keys, cover, _uncovered(table, columns), member)
+    return Part(table, keys, cover, _uncovered(table, keys, columns), member)
 
 
-def _uncovered(table: str, columns: set[str] | None) -> tuple[Tag, ...]:
+def _uncovered(table: str, keys: TableKeys, columns: set[str] | None) -> tuple[Tag, ...]:
+    """Return what a table depends on of which any row may matter."""
     if columns is None or len(columns) > MAX_COLUMNS:
         return (any_of(table),)
-    names = (ALL_COLUMNS, *sorted(columns))
+    # Which columns of keys an UPDATE has changed is always said one by one.
+    names = (*([] if columns <= set(keys.kinds) else [ALL_COLUMNS]), *sorted(columns))
     return (whole_of(table), Tag(Scope.ROWS, table), *(Tag(Scope.COLUMN, table, (name,)) for name in names))
 
 

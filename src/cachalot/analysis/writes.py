@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from cachalot.conf import Config
 
 MAX_SET = 8
-"""An UPDATE that sets more columns changes ``col(T, *)`` in the place of each of them."""
+"""An UPDATE that sets more columns changes ``col(T, *)`` in the place of each of them that is of no key."""
 
 
 def effects_on(tables: frozenset[str], config: Config) -> Effects:
@@ -123,7 +123,7 @@ def effects_of_rows(
     """Return what a write changes of which the rows are known.
 
     :param epoch: token under which the keys were learned.
-    :param columns: those that an UPDATE has set; ``None`` for INSERT and DELETE.
+    :param columns: those that an UPDATE may have changed; ``None`` for INSERT and DELETE.
     :param member: whether columns of keys have changed, or rows have come or gone.
     """
     table = changed.keys.table
@@ -132,9 +132,9 @@ def effects_of_rows(
         parts.add(Tag(Scope.ROWS, table))
     else:
         names = columns | changed.keys.generated
-        parts.update(
-            Tag(Scope.COLUMN, table, (name,)) for name in ({ALL_COLUMNS} if len(names) > MAX_SET else names)
-        )
+        if len(names) > MAX_SET:
+            names = names & set(changed.keys.kinds) | {ALL_COLUMNS}
+        parts.update(Tag(Scope.COLUMN, table, (name,)) for name in names)
     fact = Fact(table, changed.keys.sign, epoch)
     return Effects(parts=frozenset(parts), facts=frozenset({fact})).bounded()
 

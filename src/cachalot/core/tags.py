@@ -59,6 +59,7 @@ MAX_WRITTEN = 200
 """Tags of rows that one write or transaction changes of a table at most; then they are ``bulk``."""
 
 ALL_COLUMNS = "*"
+"""Stands for the columns of no key, if a write changes too many columns to name them."""
 
 
 class Tag(NamedTuple):

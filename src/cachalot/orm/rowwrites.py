@@ -326,7 +326,10 @@ class RowWrite:
             else:
                 self._add(changed, key, self._before, self._covers.get(key))
                 self._add(changed, key, self._after, None)
-        return effects_of_rows(changed, self._epoch, columns=self._columns, member=self._moved())
+        moved, columns = self._moved(), self._columns
+        if columns is not None and not moved:
+            columns -= set(self._keys.kinds)
+        return effects_of_rows(changed, self._epoch, columns=columns, member=moved)
 
     def _moved(self) -> bool:
         """Return whether a column of a key may have changed, or rows have come or gone."""
