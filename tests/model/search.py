@@ -243,7 +243,7 @@ class Search:
     def _stale(self, state: State) -> bool:
         """Return whether G1 is violated: an entry would be served that does not equal the database."""
         cache = state.cache
-        if not isinstance(cache[0], Stored) or cache[0].versions == state.database[: self._queried]:
+        if not isinstance(cache[0], Stored) or cache[0].versions == self._rows(state.database, self._zero):
             return False
         if state.replica != state.database:
             return False
@@ -344,7 +344,8 @@ class Search:
 
     def _rows(self, database: Versions, own: Versions) -> Versions:
         """Return what the query returns to a transaction that has written something itself."""
-        return tuple(map(sum, zip(database, own, strict=True)))[: self._queried]
+        versions = tuple(map(sum, zip(database, own, strict=True)))
+        return versions[: self._queried] if self.world.result is None else self.world.result(versions)
 
     def _query(self, state: State, number: int, local: Local, asked: Query | Pin) -> Move:
         seen = state.replica if self.world.processes[number].replica else state.database

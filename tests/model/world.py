@@ -70,10 +70,12 @@ class Stored(NamedTuple):
 
     :param stamp: what it was stored under.
     :param versions: the state of the database in it.
+    :param more: keys of tags that were found in the rows.
     """
 
     stamp: Any
     versions: Versions
+    more: tuple[str, ...] = ()
 
 
 class Tier(enum.Enum):
@@ -136,6 +138,7 @@ class World:
     :param processes: in any order; equal ones are interchangeable.
     :param tags: how many tags there are.
     :param query: on how many of them, the first ones, the one query depends; on all by default.
+    :param result: what the query returns in a state of the database, if not how often each tag has changed.
     :param present: what the cache holds at first, beside its clock.
     :param tier: what the store makes of overlapping commits.
     :param exchange: what of an exchange is one instant.
@@ -153,6 +156,7 @@ class World:
     processes: tuple[Process, ...]
     tags: int = 1
     query: int | None = None
+    result: Callable[[Versions], Versions] | None = None
     present: tuple[tuple[str, Any], ...] = ()
     tier: Tier = Tier.INTENTS
     exchange: Exchange = Exchange.AT_ONCE
@@ -185,4 +189,6 @@ def seen(value: Any) -> Any:
 
 def open_entry(value: Any) -> Entry | None:
     """Return the entry that a value of the cache is."""
-    return Entry(value.stamp, 0, bytes(value.versions)) if isinstance(value, Stored) else None
+    if not isinstance(value, Stored):
+        return None
+    return Entry(value.stamp, 0, bytes(value.versions), tuple(key.encode() for key in value.more))
