@@ -21,7 +21,7 @@ FROM = {
 @pytest.mark.parametrize("first", FROM.values(), ids=FROM)
 @pytest.mark.parametrize("written", [0, 1, 2], ids=["book", "its author", "the other author"])
 def test_one_writer(search, first, written):
-    """One write to the book, to its author or to the other one, two readers, a crash and a commit that comes late."""
+    """One write to the book or an author, two readers, a crash and a commit that comes late."""
     holds(search(writer(written), reader(), reader(1), present=first, **WORLD, crashes=1, lost=1))
 
 
