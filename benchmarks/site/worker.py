@@ -63,9 +63,9 @@ def _run(seed: int, number: int, writes: int, index: int, processes: int) -> dic
     cpu = 0.0
     for place, visit in enumerate(mine):
         began = time.process_time()
+        if visit.write is not None:
+            write(visit)
         with connection.execute_wrapper(tally):
-            if visit.write is not None:
-                write(visit)
             for read in reads(visit):
                 rows_of(read)
                 wanted += 1

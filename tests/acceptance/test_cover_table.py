@@ -259,6 +259,10 @@ EXPECTED = {
     "newest two":                        "oxooxxxxxo...........",
     "number by author":                  "....xxxx.o...........",
 }
+#: Where the database does not promise that a foreign key has its partner, a partner may come.
+UNPROMISED = {
+    "books with a tag":                  "x.xx.oooxo...x.......",
+}
 # fmt: on
 
 
@@ -277,7 +281,8 @@ def test_writes_end_what_they_change_and_little_else(shelf, name):
         return plain(evaluated(read(shelf)))
 
     found = {write: _cell(shelf, ask, prepare) for write, prepare in WRITES.items()}
-    assert found == dict(zip(WRITES, EXPECTED[name], strict=True))
+    cells = EXPECTED[name] if connection.vendor == "postgresql" else UNPROMISED.get(name, EXPECTED[name])
+    assert found == dict(zip(WRITES, cells, strict=True))
 
 
 def _cell(shelf: Shelf, ask: Callable[[], Any], prepare: Callable[[Shelf], Callable[[], Any]]) -> str:

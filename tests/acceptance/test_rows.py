@@ -55,8 +55,10 @@ def row(table, *keys, scope="row", **values):
 
 
 def found(table, key="id"):
-    """The tags of the rows that a query finds."""
-    return {f"bulk(testapp_{table}, {key})", f"row(testapp_{table}, each that is found)"}
+    """The tags of the rows that a query finds; without a promise of partners also those that come."""
+    tags = {f"bulk(testapp_{table}, {key})", f"row(testapp_{table}, each that is found)"}
+    come = {f"rows(testapp_{table})", f"col(testapp_{table}, {key})"}
+    return tags if connection.vendor == "postgresql" else tags | come
 
 
 # Covers.

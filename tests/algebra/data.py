@@ -61,7 +61,7 @@ def fill(chance: random.Random) -> None:
             m.Seat.objects.create(row=number % 2, number=number, guest=chance.choice([*authors, None]))
     if m.GENERATED:
         for author in authors[:3]:
-            m.Box.objects.create(width=2, owner=author)
+            m.Box.objects.create(width=author.pk, owner=author)
 
 
 def _fill_book(chance: random.Random, number: int, authors: list[m.Author], genres: list[m.Genre]) -> None:

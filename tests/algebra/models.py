@@ -141,7 +141,7 @@ GENERATED = django.VERSION >= (5, 0)
 if GENERATED:
 
     class Box(models.Model):
-        """The database computes a column."""
+        """The database computes a column that is unique."""
 
         width = models.IntegerField()
         owner = models.ForeignKey(Author, models.CASCADE, related_name="boxes")
@@ -149,4 +149,5 @@ if GENERATED:
             expression=models.F("width") * models.F("width"),
             output_field=models.IntegerField(),
             db_persist=True,
+            unique=True,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tests.algebra import lookups, statements
+from tests.algebra import lookups, repeated, statements
 
 if TYPE_CHECKING:
     import random
@@ -41,6 +41,8 @@ SHAPES: dict[str, Callable[[random.Random], Callable[[], Any]]] = {
     "join": statements.joined,
     "union": statements.combined,
     "scan": statements.scanned,
+    "again": repeated.again,
+    "absent": repeated.absent,
 }
 USUAL = [
     "get by key",

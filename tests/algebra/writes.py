@@ -75,6 +75,7 @@ def _created(chance: random.Random) -> Any:
             lambda: m.Genre.objects.create(id=chance.choice(GENRES), name="g1"),
             lambda: m.Note.objects.create(subject=m.Book(pk=book), text="x"),
             lambda: m.Use.objects.create(slug_id=f"s{author}"),
+            lambda: m.Special(book_ptr_id=book).save_base(raw=True),
         ]
     )()
 
@@ -201,6 +202,7 @@ def _deleted(chance: random.Random) -> Any:
             lambda: m.Use.objects.filter(slug=f"s{author}").delete(),
             lambda: m.Author.objects.filter(pk=author).delete(),
             lambda: m.Special.objects.filter(pk=book).delete(),
+            lambda: [one.delete(keep_parents=True) for one in m.Special.objects.filter(author=author)],
             lambda: m.Chapter.objects.filter(number=2)._raw_delete("default"),
         ]
     )()

@@ -7,7 +7,7 @@ import uuid
 import django
 from django.contrib.contenttypes.fields import GenericForeignKey, GenericRelation
 from django.contrib.contenttypes.models import ContentType
-from django.db import models
+from django.db import models, transaction
 
 #: The view that :class:`AuthorStats` reads; a test that wants it creates it.
 AUTHOR_STATS_VIEW = """
@@ -164,7 +164,104 @@ class AuthorStats(models.Model):
         db_table = "testapp_authorstats"
 
 
+class Landlord(models.Model):
+    """Has places of its own, see :class:`Plot`."""
+
+
+class Plot(models.Model):
+    """What may be built upon."""
+
+    landlord = models.ForeignKey(Landlord, models.CASCADE)
+
+
+class House(Plot):
+    """A plot that is built upon, a row of a table of its own."""
+
+
+class Numbered(models.Model):
+    """Its primary key is chosen by whoever writes it; SQLite chooses one for NULL."""
+
+    number = models.IntegerField(primary_key=True)
+
+
+class Short(models.Model):
+    """Its text is shorter than one may send, its number is never absent."""
+
+    slug = models.CharField(max_length=5, unique=True)
+    number = models.IntegerField(unique=True, default=0)
+
+
+class LowerField(models.CharField):
+    """The database makes its values small."""
+
+    def get_placeholder(self, _value, _compiler, _connection):
+        """Before Django 6.1."""
+        return "LOWER(%s)"
+
+    def get_placeholder_sql(self, value, _compiler, _connection):
+        """Since Django 6.1."""
+        return "LOWER(%s)", (value,)
+
+
+class Lowered(models.Model):
+    """What is stored is not what was sent."""
+
+    slug = LowerField(max_length=50, unique=True)
+
+
+class Counter(models.Model):
+    """Gives numbers to others."""
+
+    last = models.IntegerField(default=0)
+
+
+class DrawnField(models.IntegerField):
+    """Draws a number in a transaction of its own, while the INSERT is compiled."""
+
+    def pre_save(self, instance, add):
+        """Draw one for a new row."""
+        if add:
+            with transaction.atomic():
+                counter, _new = Counter.objects.get_or_create(pk=1)
+                Counter.objects.filter(pk=1).update(last=models.F("last") + 1)
+                setattr(instance, self.attname, counter.last + 1)
+        return super().pre_save(instance, add)
+
+
+class CountingField(models.IntegerField):
+    """Counts how often it was written, while the INSERT is compiled."""
+
+    def pre_save(self, instance, add):
+        """Count."""
+        Counter.objects.filter(pk=1).update(last=models.F("last") + 1)
+        return super().pre_save(instance, add)
+
+
+class Invoice(models.Model):
+    """Its number is drawn by a field."""
+
+    number = DrawnField(null=True)
+
+
+class Counted(models.Model):
+    """A field counts it, whether it is inserted or not."""
+
+    number = CountingField(null=True)
+    code = models.CharField(max_length=10, unique=True)
+
+
 if django.VERSION >= (5, 0):
+
+    class Doubled(models.Model):
+        """The database computes a column that is unique."""
+
+        number = models.IntegerField()
+        twice = models.GeneratedField(
+            expression=models.F("number") * 2,
+            output_field=models.IntegerField(),
+            db_persist=True,
+            unique=True,
+        )
 
     class Rectangle(models.Model):
         """The database computes a column."""

@@ -46,7 +46,8 @@ def of_postgresql(cursor: Any, table: str) -> Columns:
         return UNKNOWN
     # A collation that is not deterministic finds texts equal whose bytes differ (manual, 24.2.2.4).
     cursor.execute(
-        "SELECT c.oid::bigint, a.attname::text, t.typname::text, coalesce(o.collisdeterministic, true) "
+        "SELECT c.oid::bigint, a.attname::text, t.typname::text, coalesce(o.collisdeterministic, true), "
+        "a.attnotnull "
         "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
         "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
         "LEFT JOIN pg_catalog.pg_collation o ON o.oid = a.attcollation "
@@ -54,10 +55,36 @@ def of_postgresql(cursor: Any, table: str) -> Columns:
         [table],
     )
     found: dict[Any, dict[str, str]] = {}
-    for relation, column, name, deterministic in cursor.fetchall():
+    required = set()
+    for relation, column, name, deterministic, not_null in cursor.fetchall():
         kind = _POSTGRESQL_KINDS.get(_text(name)) if deterministic else None
         found.setdefault(relation, {})[_text(column)] = "" if kind is None else kind.value
-    return Columns(True, _common(found.values()))
+        if not_null:
+            required.add(_text(column))
+    if len(found) != 1:
+        return Columns(True, _common(found.values()))
+    return Columns(True, _common(found.values()), (), _references(cursor, table), tuple(sorted(required)))
+
+
+def _references(cursor: Any, table: str) -> tuple[tuple[str, str, str], ...]:
+    """Return the foreign keys of one column that PostgreSQL has validated and enforces, by names.
+
+    A table aimed at whose name stands for several relations is not known by it.
+    """
+    cursor.execute(
+        "SELECT a.attname::text, lower(t.relname)::text, b.attname::text FROM pg_catalog.pg_class c "
+        "JOIN pg_catalog.pg_constraint k ON k.conrelid = c.oid AND k.contype = 'f' AND k.convalidated "
+        "AND cardinality(k.conkey) = 1 "
+        "JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid AND a.attnum = k.conkey[1] "
+        "JOIN pg_catalog.pg_class t ON t.oid = k.confrelid "
+        "JOIN pg_catalog.pg_attribute b ON b.attrelid = t.oid AND b.attnum = k.confkey[1] "
+        "WHERE lower(c.relname) = %s AND c.relkind = 'r' AND t.relkind = 'r' AND 1 = (SELECT count(*) "
+        "FROM pg_catalog.pg_class x WHERE lower(x.relname) = lower(t.relname) "
+        "AND x.relkind IN ('r', 'p', 'v', 'm', 'f'))",
+        [table],
+    )
+    rows = cursor.fetchall()
+    return tuple(sorted((_text(own), _text(aimed), _text(theirs)) for own, aimed, theirs in rows))
 
 
 def of_sqlite(cursor: Any, table: str) -> Columns:

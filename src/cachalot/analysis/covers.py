@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cachalot.analysis.tablekeys import Key, TableKeys
-    from cachalot.analysis.trace import Block, Join, Outcome, Recording
+    from cachalot.analysis.trace import Block, Join, Outcome
 
 MAX_ATOMS = 50
 """Values in a cover at most: a page of a list, whose relations are fetched by ``IN``."""
@@ -66,37 +66,31 @@ class Covers(dict[str, "list[Cover]"]):
         return True
 
 
-def covers_of(
-    recording: Recording, block: Block, where: Any, keys_of: Callable[[str], TableKeys | None]
-) -> dict[str, Cover]:
+def covers_of(block: Block, where: Any, keys_of: Callable[[str], TableKeys | None]) -> dict[str, Cover]:
     """Return the best cover of each table of a block that has one.
 
-    :param recording: of the compilation of the statement.
-    :param block: the block.
+    :param block: the block, as it was compiled.
     :param where: its WHERE clause, without what belongs to HAVING; ``None`` if it has none.
     :param keys_of: returns the keys of a table by its canonical name.
     :returns: by alias.
     """
-    return _Search(recording, block, keys_of, MAX_ATOMS).run(where)
+    return _Search(block, keys_of, MAX_ATOMS).run(where)
 
 
 def all_covers_of(
-    recording: Recording, block: Block, where: Any, keys_of: Callable[[str], TableKeys | None], most: int
+    block: Block, where: Any, keys_of: Callable[[str], TableKeys | None], most: int
 ) -> list[Cover]:
     """Return all covers of the one table of an UPDATE or DELETE; see :func:`covers_of`.
 
     :param most: values in a cover at most.
     """
     (alias,) = block.tables
-    return _Search(recording, block, keys_of, most).condition(where).get(alias, [])
+    return _Search(block, keys_of, most).condition(where).get(alias, [])
 
 
 class _Search:
-    def __init__(
-        self, recording: Recording, block: Block, keys_of: Callable[[str], TableKeys | None], most: int
-    ) -> None:
+    def __init__(self, block: Block, keys_of: Callable[[str], TableKeys | None], most: int) -> None:
         self._most = most
-        self._outcomes = recording.outcomes
         self._block = block
         self._keys = {alias: keys_of(canonical_table(table)) for alias, table in block.tables.items()}
         self._quote = block.compiler.connection.ops.quote_name
@@ -138,7 +132,7 @@ class _Search:
 
     def condition(self, node: Any) -> Covers:
         """Return what a condition that was compiled covers."""
-        outcome = self._outcomes.get(id(node))
+        outcome = self._block.outcomes.get(id(node))
         if outcome is None or outcome.sql is None:
             found = Covers(self._most)
             found.impossible = outcome is not None and not outcome.true
@@ -169,9 +163,7 @@ class _Search:
         for alias in self._block.tables if possible else ():
             best = [self._best(alias, part.get(alias, ())) for part in possible]
             if None not in best:
-                found.add(
-                    alias, tuple(dict.fromkeys(atom for one in best if one is not None for atom in one))
-                )
+                found.add(alias, _distinct(atom for one in best if one is not None for atom in one))
         return found
 
     def _join_columns(self, found: Covers) -> None:
@@ -203,9 +195,7 @@ class _Search:
         key = tuple(str(one.target.column) for one in columns)
         values = _values(outcome.sql or "", self._texts(columns), outcome.params)
         if values is not None and not (None in values and alias in self._outer):
-            found.add(
-                alias, tuple(dict.fromkeys(Atom(key, (one,) if one is None else one) for one in values))
-            )
+            found.add(alias, _distinct(Atom(key, (one,) if one is None else one) for one in values))
         return found
 
     def _texts(self, columns: tuple[Any, ...]) -> list[str]:
@@ -251,6 +241,14 @@ class _Search:
         known = set(keys.keys)
         usable = [cover for cover in covers if all(atom.key in known for atom in cover)]
         return min(usable, key=lambda cover: _rank(cover, keys), default=None)
+
+
+def _distinct(atoms: Iterable[Atom]) -> Cover:
+    """Return atoms without those that stand at the same places in the text.
+
+    That two places hold the same value says nothing about the next statement with this text.
+    """
+    return tuple({(atom.key, *map(id, atom.values)): atom for atom in atoms}.values())
 
 
 def _rank(cover: Cover, keys: TableKeys) -> tuple[bool, int, int]:

@@ -3,12 +3,17 @@
 A list of books with their authors needs the authors of these books and no others, but who they are is known
 only when it has run. Let a table A be joined by ``B.c = A.k``, where ``k`` is unique in A, to a table B that
 is covered. Then only rows of A matter whose ``k`` is a ``c`` of those rows of B; and all of these values
-stand in the result, if nothing that is looked up in A decides which rows of B are seen:
+stand in the result, if no row of B is missing there because of what A holds:
 
-* A is used in the list of SELECT and in equalities of joins only; in ORDER BY too, while nothing is cut off;
-* rows of B without a partner stay (an outer join), or there are none, by a foreign key that the database
-  enforces;
-* rows are neither grouped nor made distinct, and there are no subqueries.
+* A is used in the list of SELECT and in equalities of joins only; in ORDER BY too, while nothing is cut off.
+  Where a row of B has its partner, ``A.k`` is ``B.c``: conditions on it ask about B.
+* The same is true of every table that is joined to A, and of those joined to them: a condition at the end of
+  a chain makes each link decide which row is looked at.
+* Rows are neither grouped nor made distinct, and there are no subqueries.
+
+A row that has no partner is dropped by an inner join. Where the database promises that there is one, it is
+missing for no reason but a NULL. Otherwise the result depends on what would bring the partner, too: rows that
+come to A, and other values of the columns by which A is joined.
 
 So the values found cover A. What they are worth, although their tokens were read late, is argued in
 ``core.protocol`` (``settle``).
@@ -19,7 +24,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django.apps import apps
 from django.db.models.expressions import Col
 
 from cachalot.analysis.rawsql import canonical_table
@@ -40,10 +44,14 @@ class Found(NamedTuple):
 
     :param key: the key of the table, of one column.
     :param place: of its values in a row.
+    :param comes: whether a row that comes to the table may matter that nobody has found.
+    :param also: columns of the table whose new values may make a row appear that nobody has found.
     """
 
     key: Key
     place: int
+    comes: bool = False
+    also: frozenset[str] = frozenset()
 
 
 def found_covers(
@@ -85,8 +93,9 @@ class _Search:
     def _names(self, sql: str) -> Counter[tuple[str, str]]:
         """Return how often each column is named; not in ORDER BY, if nothing is cut off."""
         query = self._block.compiler.query
-        text = sql if query.is_sliced else sql.rpartition(" ORDER BY ")[0] or sql
-        pairs = qualified(self._block.compiler.connection).findall(text)
+        pairs = qualified(self._block.compiler.connection).findall(
+            sql if query.is_sliced else _unordered(sql)
+        )
         return Counter((quoted or plain, column) for quoted, plain, column in pairs)
 
     def run(self, covered: set[str]) -> dict[str, Found]:
@@ -111,69 +120,67 @@ class _Search:
         if keys is None or len(join.columns) != 1 or join.conditions:
             return None
         theirs, own = join.columns[0]
-        column, other, foreign = (
-            (own, join.parent, theirs) if alias == join.alias else (theirs, join.alias, own)
-        )
-        if (column,) not in keys.unique or not self._only_listed(alias, column):
+        kept = join.outer
+        if alias == join.alias:
+            column, other, foreign = own, join.parent, theirs
+        elif kept:
+            return None  # its rows are there without those of the other table
+        else:
+            column, other, foreign = theirs, join.alias, own
+        also = self._quiet(alias, join, column) if (column,) in keys.unique else None
+        if also is None:
             return None
-        kept = join.outer and alias == join.alias
-        if not kept and not self._enforced(other, foreign, alias, column):
-            return None
+        comes = not kept and not self._promised(other, foreign, alias, column)
         place = self._places.get((other, foreign))
         if place is None and not kept:
             place = self._places.get((alias, column))
-        return None if place is None else Found((column,), place)
+        found = frozenset(also | {column}) if comes else frozenset(also)
+        return None if place is None else Found((column,), place, comes, found)
 
-    def _only_listed(self, alias: str, key: str) -> bool:
-        """Return whether nothing but the list of SELECT, and joins that drop no row, use a table."""
-        joined: Counter[tuple[str, str]] = Counter()
+    def _quiet(self, alias: str, by: Join, column: str) -> set[str] | None:
+        """Return which columns of a table decide, by joins alone, whether a row is seen.
+
+        :param by: the join that is followed to the table.
+        :param column: its column in that join.
+        :returns: ``None`` if the table, or one that is joined to it, decides it by anything else.
+        """
+        also: set[str] = set()
+        allowed = Counter({(alias, column): 1})
         for join in self._block.joins.values():
-            for theirs, own in join.columns:
-                if join.parent == alias and (join.outer or self._enforced(alias, theirs, join.alias, own)):
-                    joined[alias, theirs] += 1
-        return all(
-            count == self._listed[pair] + joined[pair]
-            for pair, count in self._named.items()
-            if pair[0] == alias and pair[1] != key
-        )
+            if join.parent != alias or join is by:
+                continue
+            beyond = [self._quiet(join.alias, join, own) for _theirs, own in join.columns]
+            if None in beyond or (join.outer and self._drops(join.alias)):
+                return None
+            for (theirs, own), further in zip(join.columns, beyond, strict=True):
+                allowed[alias, theirs] += 1
+                if not join.outer and (further or not self._always(alias, theirs, join.alias, own)):
+                    also.add(theirs)
+        for pair, count in self._named.items():
+            free = pair[1] == column and not by.outer
+            if pair[0] == alias and not free and count > self._listed[pair] + allowed[pair]:
+                return None
+        return also
 
-    def _enforced(self, alias: str, column: str, target: str, target_column: str) -> bool:
-        """Return whether the database itself sees to it that a foreign key has a partner."""
-        connection = self._block.compiler.connection
-        if not connection.features.supports_foreign_keys:
-            return False
-        source, wanted = self._block.tables[alias], self._block.tables[target]
-        return (source, column, wanted, target_column) in _constraints()
+    def _drops(self, alias: str) -> bool:
+        """Return whether an inner join to a table, or beyond, drops rows."""
+        beyond = [join for join in self._block.joins.values() if join.parent == alias]
+        return any(not join.outer or self._drops(join.alias) for join in beyond)
 
+    def _promised(self, alias: str, column: str, target: str, target_column: str) -> bool:
+        """Return whether the database promises that a value of a column has its partner."""
+        keys = self._keys[alias]
+        wanted = canonical_table(self._block.tables[target])
+        return keys is not None and (column, wanted, target_column) in keys.references
 
-_kept: tuple[Any, frozenset[tuple[str, str, str, str]]] | None = None
-
-
-def _constraints() -> frozenset[tuple[str, str, str, str]]:
-    """Return the foreign keys with a constraint: table, column, table and column aimed at."""
-    global _kept  # noqa: PLW0603 - replaced as a whole when the registry has made a new list
-    registered = apps.get_models(include_auto_created=True, include_swapped=True)
-    if _kept is None or _kept[0] is not registered:
-        fields = (
-            (model, field)
-            for model in registered
-            if model._meta.managed and not model._meta.proxy
-            for field in _columns(model)
-            if field.remote_field is not None and getattr(field, "db_constraint", False)
-        )
-        found = frozenset(
-            (
-                model._meta.db_table,
-                str(field.column),
-                field.target_field.model._meta.db_table,
-                str(field.target_field.column),
-            )
-            for model, field in fields
-        )
-        _kept = (registered, found)
-    return _kept[1]
+    def _always(self, alias: str, column: str, target: str, target_column: str) -> bool:
+        """Return whether the database promises that there is a value, and that it has its partner."""
+        keys = self._keys[alias]
+        required = keys is not None and column in keys.required
+        return required and self._promised(alias, column, target, target_column)
 
 
-def _columns(model: Any) -> Iterable[Any]:
-    fields: Iterable[Any] = model._meta.local_concrete_fields
-    return fields
+def _unordered(sql: str) -> str:
+    """Return a text without the ORDER BY at its end; that of a window stands in parentheses."""
+    head = sql.rpartition(" ORDER BY ")[0]
+    return head if head and head.count("(") == head.count(")") else sql

@@ -32,6 +32,9 @@ MAX_COLUMNS = 3
 """A table that is not covered, of which more columns are used, depends on ``any``: one tag for many."""
 
 _WORDS = re.compile(r"\w+")
+_LISTED = re.compile(
+    r"\b(?:FROM|JOIN)\s+(?:[\"`][^\"`]+[\"`]|\w+)(?:\s+[\"`]?(?!ON\b|INNER\b|LEFT\b|WHERE\b)\w+[\"`]?)?"
+)
 _LABELS = re.compile(r" AS [\"`]\w+[\"`]")
 
 
@@ -64,7 +67,7 @@ class Part:
     def tags(self, params: Sequence[Any]) -> tuple[Tag, ...]:
         """Return what it depends on, for some parameters, apart from what is found in the rows."""
         if self.found is not None:
-            return (whole_of(self.table), Tag(Scope.BULK, self.table, self.found.key))
+            return self._around_found(self.found)
         if self.cover is None or self.keys is None:
             return self.otherwise
         found: list[Tag] = [whole_of(self.table)]
@@ -76,6 +79,15 @@ class Part:
                 return self.otherwise
             found += (Tag(Scope.BULK, self.table, key), Tag(scope, self.table, key + texts))
         return tuple(found)
+
+    def _around_found(self, found: Found) -> tuple[Tag, ...]:
+        """Return what it depends on whatever is found in the rows."""
+        tags = [whole_of(self.table), Tag(Scope.BULK, self.table, found.key)]
+        if found.comes:
+            tags.append(Tag(Scope.ROWS, self.table))
+        if found.also and (self.keys is None or not found.also <= set(self.keys.kinds)):
+            tags.append(Tag(Scope.COLUMN, self.table, (ALL_COLUMNS,)))
+        return (*tags, *(Tag(Scope.COLUMN, self.table, (name,)) for name in sorted(found.also)))
 
     def tag_of(self, value: Any) -> Tag | None:
         """Return what it depends on by one value that was found; ``None`` if it has no canonical text."""
@@ -141,11 +153,11 @@ def shape_of(
     :param params: its parameters, marked where they stand in conditions.
     :param keys_of: returns the keys of a table by its canonical name.
     """
-    places = {id(one): place for place, one in enumerate(params) if isinstance(one, Marked)}
+    places = _places(params)
     used = None if recording.opaque else _used(recording, sql, keys_of)
     parts: list[Part] = []
     for block in recording.blocks:
-        covers = {} if recording.opaque else covers_of(recording, block, _where(block), keys_of)
+        covers = {} if recording.opaque else covers_of(block, _where(block), keys_of)
         sources = {alias: _sources(cover, places) for alias, cover in covers.items()}
         firm = [alias for alias, cover in sources.items() if cover is not None]
         found = {} if used is None else found_covers(recording, sql, firm, keys_of)
@@ -155,6 +167,15 @@ def shape_of(
     parts += [_all_of(table) for table in sorted(recording.tables - {part.table for part in parts})]
     keys = {part.table: part.keys for part in parts if part.keys is not None}
     return Shape(tuple(_bounded(parts)), tuple(keys.values()))
+
+
+def _places(params: Sequence[Any]) -> dict[int, int]:
+    """Return where marked parameters stand, by identity; -1 for one that stands at several places."""
+    places: dict[int, int] = {}
+    for place, one in enumerate(params):
+        if isinstance(one, Marked):
+            places[id(one)] = -1 if id(one) in places else place
+    return places
 
 
 def _where(block: Block) -> Any:
@@ -232,6 +253,18 @@ def _used(
     tables = [keys_of(table) for table in recording.tables]
     columns = {column.lower() for keys in tables if keys is not None for column in keys.all_columns}
     named_here = names.sub(" ", sql)
+    if _names_a_row(recording, named_here):
+        return None
     # The name of a column of the result is none of a table, unless it stands elsewhere, too.
     bare = {word.lower() for word in _WORDS.findall(_LABELS.sub(" ", named_here))}
     return None if bare & columns else found
+
+
+def _names_a_row(recording: Recording, rest: str) -> bool:
+    """Return whether a table stands where no table is listed: a whole row, given to a function.
+
+    :param rest: a text without its columns.
+    """
+    unlisted = {word.lower() for word in _WORDS.findall(_LABELS.sub(" ", _LISTED.sub(" ", rest)))}
+    listed = {alias for block in recording.blocks for alias in block.tables} | recording.tables
+    return bool(unlisted & {word.lower() for name in listed for word in _WORDS.findall(name)})

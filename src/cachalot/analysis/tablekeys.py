@@ -51,11 +51,16 @@ class Columns(NamedTuple):
     :param plain: whether nothing but statements that name it changes its rows.
     :param kinds: how values are compared, for the columns of which that is known.
     :param changing: columns that the database sets by itself in an UPDATE.
+    :param references: foreign keys whose partners the database promises: column, table aimed at (canonical),
+        column aimed at.
+    :param required: columns that are never NULL, as far as that is known.
     """
 
     plain: bool
     kinds: dict[str, str]
     changing: tuple[str, ...] = ()
+    references: tuple[tuple[str, str, str], ...] = ()
+    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,8 @@ class TableKeys:
     :param generated: columns that change without being set.
     :param all_columns: all its columns.
     :param sign: differs whenever two processes would not change the same tags for the same write.
+    :param references: see :class:`Columns`.
+    :param required: see :class:`Columns`.
     """
 
     table: str
@@ -82,6 +89,8 @@ class TableKeys:
     generated: frozenset[str]
     all_columns: frozenset[str]
     sign: str
+    references: frozenset[tuple[str, str, str]] = frozenset()
+    required: frozenset[str] = frozenset()
 
     def columns(self) -> tuple[str, ...]:
         """Return the columns in keys, in a fixed order."""
@@ -119,7 +128,19 @@ def combined(table: str, name: str, stated: Stated, columns: Columns) -> TableKe
     sign = digest(*(part.encode() for part in parts)).hex()[:8]
     primary = stated.primary if stated.primary in keys else ()
     unique = frozenset(key for key in keys if key in stated.unique)
-    return TableKeys(table, name, keys, unique, primary, used, generated, stated.columns, sign)
+    return TableKeys(
+        table,
+        name,
+        keys,
+        unique,
+        primary,
+        used,
+        generated,
+        stated.columns,
+        sign,
+        frozenset(columns.references),
+        frozenset(columns.required),
+    )
 
 
 def _is_plain(name: str) -> bool:

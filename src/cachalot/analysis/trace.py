@@ -85,7 +85,10 @@ class Marked:
         )
 
     def __hash__(self) -> int:
-        return hash(self.value)
+        try:
+            return hash(self.value)
+        except (TypeError, ValueError):  # a list; bytes that may change
+            return hash(type(self.value))
 
 
 @dataclass
@@ -130,12 +133,20 @@ class Block:
     :param tables: names of tables, by alias.
     :param joins: joins, by alias of the table joined.
     :param joining: the join that is being compiled.
+    :param outcomes: what became of conditions, by the identity of their nodes; ``None`` for one that was
+        compiled twice, of which nobody can say where in the text it stands.
     """
 
     compiler: Any
     tables: dict[str, str] = field(default_factory=dict)
     joins: dict[str, Join] = field(default_factory=dict)
     joining: Join | None = None
+    outcomes: dict[int, Outcome | None] = field(default_factory=dict)
+
+    def note(self, outcome: Outcome) -> None:
+        """Note what became of a condition; query sets that were made of one share the nodes of it."""
+        key = id(outcome.node)
+        self.outcomes[key] = None if key in self.outcomes else outcome
 
 
 class Recording(Trace):
@@ -143,19 +154,17 @@ class Recording(Trace):
 
     :param marking: whether parameters of conditions are replaced by :class:`Marked` ones.
     :ivar blocks: the blocks of the statement, in the order in which they were begun.
-    :ivar outcomes: what became of conditions, by the identity of their nodes.
     :ivar used: columns that are used, as pairs of alias and column.
     :ivar opaque: whether there is SQL written by hand, of which nothing is known.
     """
 
-    __slots__ = ("_marking", "_open", "blocks", "opaque", "outcomes", "used")
+    __slots__ = ("_marking", "_open", "blocks", "opaque", "used")
 
     def __init__(self, *, marking: bool) -> None:
         super().__init__()
         self._marking = marking
         self._open: list[Block] = []
         self.blocks: list[Block] = []
-        self.outcomes: dict[int, Outcome] = {}
         self.used: set[tuple[str, str]] = set()
         self.opaque = False
 
@@ -179,14 +188,16 @@ class Recording(Trace):
         try:
             sql, params = compile_node(node)
         except (EmptyResultSet, FullResultSet) as known:
-            self.outcomes[id(node)] = Outcome(node, None, true=isinstance(known, FullResultSet))
+            if block is not None:
+                block.note(Outcome(node, None, true=isinstance(known, FullResultSet)))
             raise
         finally:
             if block is not None:
                 block.joining = joining
         if self._marking and isinstance(node, Lookup):
             params = [one if isinstance(one, Marked) else Marked(one) for one in params]
-        self.outcomes[id(node)] = Outcome(node, sql, tuple(params))
+        if block is not None:
+            block.note(Outcome(node, sql, tuple(params)))
         return sql, params
 
     def _enter(self, compiler: Any, node: Any, block: Block) -> None:

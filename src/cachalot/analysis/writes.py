@@ -157,4 +157,4 @@ def rows_of_insert(
             for column, value in zip(columns, row, strict=True)
             if column is not None and not hasattr(value, "as_sql")
         }
-        changed.add({**returned[index], **known} if index < len(returned) else known)
+        changed.add({**known, **returned[index]} if index < len(returned) else known)

@@ -1,16 +1,21 @@
-"""A transaction around one statement that would have committed by itself.
+"""A transaction around one write that would have committed by itself.
 
 What a statement has changed is known in full when it has run (``RETURNING``), but the cache must be told
 before it is committed. It is begun through the driver: to Django the connection stays in autocommit, and the
-isolation level is the one that a statement in autocommit has.
+isolation level is the one that a statement in autocommit has. It begins when the first statement of the write
+is about to be sent, and not while it is compiled: a field may read and write, and use ``atomic``, to find its
+value. For the same reason there is none where somebody else may act around a statement, in an execute wrapper
+of his own.
 """
 
 from __future__ import annotations
 
 from contextlib import closing, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from cachalot.engine.session import Session
 
 _BEGIN = {"postgresql": "BEGIN", "mysql": "BEGIN", "sqlite": "BEGIN IMMEDIATE"}
@@ -20,21 +25,47 @@ _IDLE = 0
 """libpq's PQTRANS_IDLE."""
 
 
-def begin(session: Session) -> bool:
-    """Begin a transaction, and return whether that was possible.
+class Alone:
+    """The transaction of one write.
 
-    :raises django.db.Error: the database does not answer, or SQLite is locked.
+    :param session: of its connection.
+    :param marked: runs a statement without it, with MARK before and DONE after.
+    :ivar begun: whether it has begun.
     """
+
+    def __init__(self, session: Session, marked: Callable[[Callable[[], Any]], Any]) -> None:
+        self._session = session
+        self._marked = marked
+        self.begun = False
+
+    def run(self, statement: Callable[[], Any]) -> Any:
+        """Run a statement of the write inside of it, or by itself, if there can be none.
+
+        :raises django.db.Error: the database does not answer, SQLite is locked, or the statement has failed.
+        """
+        if not self.begun and possible(self._session):
+            self._begin()
+        return statement() if self.begun else self._marked(statement)
+
+    def _begin(self) -> None:
+        session = self._session
+        session.connection.ensure_connection()
+        if possible(session):  # now that there is a connection to be asked
+            _execute(session, _BEGIN[session.connection.vendor])
+            session.begun()
+            self.begun = True
+
+
+def possible(session: Session) -> bool:
+    """Return whether a transaction could begin now."""
     connection = session.connection
-    text = _BEGIN.get(connection.vendor)
-    if text is None or session.level_pending or session.answers_later():
+    if connection.vendor not in _BEGIN or session.level_pending or session.answers_later():
         return False
-    connection.ensure_connection()
-    if not connection.autocommit or not connection.features.supports_transactions or not _idle(session):
+    if session.is_wrapped_by_others() or not connection.features.supports_transactions:
         return False
-    _execute(session, text)
-    session.begun()
-    return True
+    if connection.in_atomic_block or session.transaction() is not None:
+        return False
+    return connection.connection is None or (connection.autocommit and _idle(session))
 
 
 def commit(session: Session) -> None:

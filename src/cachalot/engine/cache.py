@@ -407,7 +407,7 @@ class QueryCache:
         """
         transaction = session.transaction()
         if transaction is None:
-            if learned is not None and alone.begin(session):
+            if learned is not None and alone.possible(session):
                 return self._write_alone(session, effects, execute, source, learned)
             return self.finish(session, effects, execute, source, wrappable=wrappable)
         if learned is not None:
@@ -427,17 +427,36 @@ class QueryCache:
         source: str,
         learned: Callable[[Result], Effects],
     ) -> Result:
-        """Run a statement in a transaction of its own: what it changes is known before it is committed."""
+        """Run a write in a transaction of its own: what it changes is known before it is committed."""
+        mine = alone.Alone(
+            session, lambda statement: self.write(session, effects, statement, source, wrappable=False)
+        )
+        outer, session.work.alone = session.work.alone, mine
         try:
-            result = self.write(session, effects, execute, source, wrappable=False, learned=learned)
-            transaction = session.transaction()
-            written = effects if transaction is None else transaction.effects()
-            self.finish(session, written, lambda: alone.commit(session), source)
+            result = execute()
+            session.work.alone = outer
+            if mine.begun:
+                written = self._written(session, effects, learned, result)
+                self.finish(session, written, lambda: alone.commit(session), source)
+                session.ended()
         except BaseException:
-            alone.roll_back(session)
+            if mine.begun:
+                alone.roll_back(session)
             raise
-        session.ended()
+        finally:
+            session.work.alone = outer
         return result
+
+    @staticmethod
+    def _written(
+        session: Session, effects: Effects, learned: Callable[[Result], Effects], result: Result
+    ) -> Effects:
+        """Return what the transaction of one write has changed."""
+        transaction = session.transaction()
+        if transaction is None:
+            return effects
+        _note(transaction, effects, learned, result)
+        return transaction.effects()
 
     def commit(self, session: Session, execute: Callable[[], Result]) -> Result:
         """Commit the transaction of a connection.
@@ -597,17 +616,26 @@ def _note_what_is_learned(
     execute: Callable[[], Result],
     learned: Callable[[Result], Effects],
 ) -> Result:
-    changed = effects
     try:
         result = execute()
-        try:
-            changed = learned(result)
-        except Exception:
-            # A fault of ours, after the statement has run: its table has changed, and the user has his rows.
-            logger.exception("It could not be told which rows a statement has changed.")
-    finally:
-        transaction.note(changed)
+    except BaseException:
+        transaction.note(effects)
+        raise
+    _note(transaction, effects, learned, result)
     return result
+
+
+def _note(
+    transaction: Transaction, effects: Effects, learned: Callable[[Result], Effects], result: Result
+) -> None:
+    """Note what a statement that has run has changed."""
+    changed = effects
+    try:
+        changed = learned(result)
+    except Exception:
+        # A fault of ours: the table has changed, and the user has his rows.
+        logger.exception("It could not be told which rows a statement has changed.")
+    transaction.note(changed)
 
 
 def _valid(session: Session, ticket: Ticket, config: Config) -> bool:

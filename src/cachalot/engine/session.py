@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cachalot.analysis.rawsql import Statement
     from cachalot.analysis.trace import Trace
     from cachalot.conf import Config
+    from cachalot.engine.alone import Alone
 
 _IN_ERROR = 3
 _KNOWN_STATES = frozenset({0, 2, _IN_ERROR})
@@ -53,6 +54,7 @@ class Work(threading.local):
     :ivar trace: of the statement that is being compiled.
     :ivar surprises: what the text of a write has shown that was not known before.
     :ivar row_writes: what runs a statement of the ORM and learns about its rows, by the text.
+    :ivar alone: the transaction of the write under way, if it has one of its own.
     """
 
     def __init__(self) -> None:
@@ -62,6 +64,7 @@ class Work(threading.local):
         self.trace: Trace | None = None
         self.surprises = NOTHING
         self.row_writes: dict[str, Any] = {}
+        self.alone: Alone | None = None
 
 
 class _Identity(NamedTuple):
@@ -271,6 +274,17 @@ class Session:
             self._level = isolation.stricter(self._level or self.level(), level)
 
     # Edges of the transaction.
+
+    def sees_another_schema(self) -> bool:
+        """Return whether the catalogue may say something else inside this transaction than outside."""
+        transaction = self.transaction()
+        if transaction is None:
+            return False
+        return transaction.written().everything or self.level() is not Level.STATEMENT
+
+    def is_wrapped_by_others(self) -> bool:
+        """Return whether somebody else may act around each statement, in an execute wrapper of his own."""
+        return len(self.connection.execute_wrappers) > 1
 
     def begun(self) -> None:
         """Note a BEGIN that was sent as a statement."""

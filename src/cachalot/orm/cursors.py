@@ -39,18 +39,25 @@ class StatementWrapper:
         session = self._session
         if session.initialising:
             return execute(sql, params, many, context)
-        session.level_pending = False
         if isinstance(sql, str) and sql in session.work.expected:
-            before(session)
-            row_write = session.work.row_writes.get(sql)
-            if row_write is None:
-                result = execute(sql, params, many, context)
-            else:
-                result = row_write.run(lambda: execute(sql, params, many, context), context["cursor"])
-            pin(session)
-            return result
+            return self._run_expected(sql, lambda: execute(sql, params, many, context), context["cursor"])
+        session.level_pending = False
         text = text_of(sql, context)
         return run_raw(session, text, lambda: execute(sql, params, many, context), params, once=not many)
+
+    def _run_expected(self, sql: str, execute: Callable[[], Any], cursor: Any) -> Any:
+        """Run a statement of a write of the ORM."""
+        session = self._session
+        row_write, alone = session.work.row_writes.get(sql), session.work.alone
+
+        def run() -> Any:
+            session.level_pending = False
+            before(session)
+            result = execute() if row_write is None else row_write.run(execute, cursor)
+            pin(session)
+            return result
+
+        return run() if alone is None else alone.run(run)
 
 
 def text_of(sql: Any, context: Any) -> str | None:

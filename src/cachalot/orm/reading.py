@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, replace
 from functools import partial
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from cachalot.engine.cache import QueryCache
     from cachalot.engine.session import Session
+
+logger = logging.getLogger("cachalot")
 
 _NO_TABLES: frozenset[str] = frozenset()
 
@@ -129,6 +132,17 @@ def _refined(session: Session, cache: QueryCache, request: Request, query: Query
 
     :raises StoreAway: the cache does not answer.
     """
+    try:
+        return _finer(session, cache, request, query, config)
+    except StoreAway:
+        raise
+    except Exception:
+        # A fault of ours: the result ends with every write to its tables.
+        logger.exception("It cannot be told which rows a query depends on.")
+        return query
+
+
+def _finer(session: Session, cache: QueryCache, request: Request, query: Query, config: Config) -> Query:
     known = tablekeys.facts_of(session, cache, config) if query.policy.granularity == "row" else None
     if known is None:
         return query

@@ -17,7 +17,6 @@ from cachalot.core.keys import draw
 from cachalot.core.protocol import Keys
 from cachalot.core.tags import EPOCH, EVERYTHING, Effects
 from cachalot.engine.caches import query_cache
-from cachalot.engine.isolation import Level
 from cachalot.engine.tagkeys import tag_keys
 from cachalot.stores.base import StoreAway
 
@@ -91,7 +90,7 @@ def _behind(session: Session, cache: QueryCache, relation: str, config: Config) 
     :raises NotAskedError: the catalogue cannot be read just now.
     :raises StoreAway: the cache does not answer.
     """
-    epoch = None if _sees_another_schema(session) else _epoch(session, cache, config)
+    epoch = None if session.sees_another_schema() else _epoch(session, cache, config)
     if epoch is None:
         return _look_up(session, cache, relation, config)
     key = (session.namespace(config).root, epoch, _named(relation, config))
@@ -100,14 +99,6 @@ def _behind(session: Session, cache: QueryCache, relation: str, config: Config) 
             _kept.clear()
         _kept[key] = _shared(session, cache, relation, epoch, config)
     return _kept[key]
-
-
-def _sees_another_schema(session: Session) -> bool:
-    """Return whether the catalogue may say something else inside this transaction than outside."""
-    transaction = session.transaction()
-    if transaction is None:
-        return False
-    return transaction.written().everything or session.level() is not Level.STATEMENT
 
 
 def _epoch(session: Session, cache: QueryCache, config: Config) -> bytes | None:

@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.covers import all_covers_of
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.analysis.writes import ChangedRows, effects_of_rows, rows_of_insert
 from cachalot.core.tags import MAX_WRITTEN, NOTHING, Effects
+from cachalot.orm.stored import UNKNOWN, stored_as_sent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -38,6 +40,7 @@ MAX_ATOMS = 200
 logger = logging.getLogger("cachalot")
 
 _OLD = "_cachalot_old"
+_NEW = "_cachalot_new"
 _POSTGRESQL_18 = 180000
 _SQLITE_RETURNING = (3, 35)
 
@@ -64,6 +67,7 @@ class RowWrite:
         self._after: list[Any] | None = None
         self._covers: dict[Key, list[tuple[str, ...]]] = {}
         self._columns: frozenset[str] | None = None
+        self._set: frozenset[str] | None = None  # with what the database computes from them
         self._returned = _Returned()
         self._read_before: tuple[str, tuple[Any, ...]] | None = None
         self._read_after: tuple[str, tuple[Any, ...]] | None = None
@@ -77,31 +81,22 @@ class RowWrite:
         """Note the rows of an INSERT.
 
         :param fields: of the values; ``None`` for one that the database makes up.
-        :param conflicts: whether rows that are there already stay as they are.
+        :param conflicts: whether rows that are in conflict with others are left out.
         """
         try:
             columns = [None if field is None else field.column for field in fields]
-            if self._session.connection.vendor == "mysql":
-                rows = [[self._as_stored(*pair) for pair in zip(fields, row, strict=True)] for row in rows]
-            self._inserted.append((columns, list(rows)))
+            stored = partial(stored_as_sent, self._session.connection, lenient=conflicts)
+            values = [
+                [value if stored(field, value) else UNKNOWN for field, value in zip(fields, row, strict=True)]
+                for row in rows
+            ]
         except Exception:
             # A fault of ours: the rows are inserted, and all results of their table end.
             logger.exception("It cannot be told which rows a statement inserts.")
             return
+        self._inserted.append((columns, values))
         self.understood = True
         self._conflicts = conflicts
-
-    def _as_stored(self, field: Any, value: Any) -> Any:
-        """Return a value if it is stored as it is sent: without its strict mode MySQL makes values fit."""
-        target = getattr(field, "target_field", field)
-        if isinstance(value, str):
-            longest = getattr(target, "max_length", None)
-            return value if longest is None or len(value) <= longest else _Unknown
-        if isinstance(value, int) and not isinstance(value, bool):
-            ranges = self._session.connection.ops.integer_field_ranges
-            least, most = ranges.get(target.get_internal_type(), (0, -1))
-            return value if least <= value <= most else _Unknown
-        return value
 
     def effects_of_insert(self, names: Sequence[str], result: Any) -> Effects:
         """Return what an INSERT has changed.
@@ -159,11 +154,14 @@ class RowWrite:
         columns: frozenset[str] | None,
     ) -> tuple[str, tuple[Any, ...]]:
         self._columns = columns
+        self._set = None if columns is None else columns | self._keys.generated
         where = compiler.query.where
         table = compiler.query.base_table
-        outcome = recording.outcomes.get(id(where))
+        outcome = recording.blocks[0].outcomes.get(id(where))
         if table is None or canonical_table(table) != self._keys.table:
             return sql, params
+        if self._session.is_wrapped_by_others():
+            return sql, params  # who may not expect that the statement returns rows
         self.understood = True
         text = "" if outcome is None or outcome.sql is None else f" WHERE {outcome.sql}"
         # Of a statement whose rows are returned SQLite does not know the number before they are read.
@@ -181,7 +179,7 @@ class RowWrite:
     def _cover(self, compiler: Any, recording: Recording, where: Any) -> list[Cover]:
         block = recording.blocks[0]
         block.tables = {compiler.query.base_table: self._keys.name}
-        covers = all_covers_of(recording, block, where, lambda _table: self._keys, MAX_ATOMS)
+        covers = all_covers_of(block, where, lambda _table: self._keys, MAX_ATOMS)
         for key in self._keys.keys:
             over = [one for one in covers if all(atom.key == key for atom in one)]
             texts = [[self._keys.canonical(key, atom.values) for atom in one] for one in over]
@@ -196,7 +194,7 @@ class RowWrite:
         connection = self._session.connection
         vendor, quote = connection.vendor, connection.ops.quote_name
         columns = [quote(column) for column in self._keys.columns()]
-        setting = bool(self._columns and self._columns & set(self._keys.kinds))
+        setting = bool(self._set and self._set & set(self._keys.kinds))
         if vendor == "sqlite" and _sqlite_version() < _SQLITE_RETURNING:
             self._ask_afterwards(covers)
             return parts.sql, parts.params
@@ -216,7 +214,9 @@ class RowWrite:
         self, parts: _Parts, columns: list[str], covers: list[Cover], *, nested: bool
     ) -> tuple[str, tuple[Any, ...]]:
         connection: Any = self._session.connection
-        if self._columns is None and connection.mysql_is_mariadb and not nested:
+        # MariaDB returns nothing of a DELETE that joins (manual, DELETE).
+        of_one_table = parts.head.startswith("DELETE FROM ") and not nested
+        if connection.mysql_is_mariadb and of_one_table:
             self._returned = _Returned(new=True)
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
         self._ask_afterwards(covers)
@@ -226,7 +226,7 @@ class RowWrite:
         """Read the rows of an UPDATE by their primary keys when it has run, if it does not change these."""
         primary = self._keys.primary
         over = [one for one in covers if one and all(atom.key == primary for atom in one)]
-        if self._columns is None or not primary or not over or self._columns & set(primary):
+        if self._columns is None or not primary or not over or (self._set or frozenset()) & set(primary):
             return
         quote = self._session.connection.ops.quote_name
         columns = ", ".join(map(quote, self._keys.columns()))
@@ -244,19 +244,22 @@ class RowWrite:
         quote = connection.ops.quote_name
         self._returned = _Returned(new=True, old=True)
         if connection.pg_version >= _POSTGRESQL_18:
-            old = [f"old.{column}" for column in columns]
-            new = [f"new.{column}" for column in columns]
-            return f"{parts.sql} RETURNING {', '.join(old + new)}", parts.params
+            returned = [f"{version}.{column}" for version in (_OLD, _NEW) for column in columns]
+            versions = f"WITH (OLD AS {_OLD}, NEW AS {_NEW})"
+            return f"{parts.sql} RETURNING {versions} {', '.join(returned)}", parts.params
         primary = self._keys.primary
-        if not primary or len(recording.blocks) > 1 or (self._columns and self._columns & set(primary)):
+        if not primary or len(recording.blocks) > 1 or (self._set and self._set & set(primary)):
             self._returned = _Returned(new=True)
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
         table = quote(self._keys.name)
         own = [f"{table}.{column}" for column in columns]
-        names = [f"{_OLD}.{column}" for column in columns]
-        same = " AND ".join(f"{table}.{quote(column)} = {_OLD}.{quote(column)}" for column in primary)
+        # Names of its own: one that the statement uses without a table means a column of the table.
+        labels = {column: f"{_OLD}_{place}" for place, column in enumerate(self._keys.columns())}
+        listed = [f"{one} AS {label}" for one, label in zip(own, labels.values(), strict=True)]
+        names = [f"{_OLD}.{label}" for label in labels.values()]
+        same = " AND ".join(f"{table}.{quote(column)} = {_OLD}.{labels[column]}" for column in primary)
         text = (
-            f"WITH {_OLD} AS MATERIALIZED (SELECT {', '.join(own)} "  # noqa: S608 - names
+            f"WITH {_OLD} AS MATERIALIZED (SELECT {', '.join(listed)} "  # noqa: S608 - names
             f"FROM {table}{parts.where} FOR NO KEY UPDATE) {parts.head} FROM {_OLD} WHERE {same} "
             f"RETURNING {', '.join(names + own)}"
         )
@@ -275,7 +278,9 @@ class RowWrite:
         self._ran = True
         result = execute()
         driver = cursor.cursor
-        if self._returned.new:
+        if self._returned.new and driver.description is None:
+            self.understood = False  # somebody has kept the statement from the database
+        elif self._returned.new:
             self._take(driver)
         else:
             self._touched |= not self._counted or getattr(driver, "rowcount", -1) != 0
@@ -321,7 +326,7 @@ class RowWrite:
             return NOTHING
         changed = ChangedRows(self._keys)
         for key in self._keys.keys:
-            if self._columns is None or not self._columns & set(key):
+            if self._set is None or not self._set & set(key):
                 self._add(changed, key, self._after, self._covers.get(key))
             else:
                 self._add(changed, key, self._before, self._covers.get(key))
@@ -335,7 +340,7 @@ class RowWrite:
         """Return whether a column of a key may have changed, or rows have come or gone."""
         if self._columns is None:
             return True
-        if not self._columns & set(self._keys.kinds):
+        if self._set is not None and not self._set & set(self._keys.kinds):
             return False
         before, after = self._before, self._after
         if before is None or after is None or not self._keys.primary or len(after) > MAX_WRITTEN:
@@ -364,12 +369,6 @@ class RowWrite:
                 changed.lose(key)
                 return
             changed.allow(key, [texts])
-
-
-class _Unknown:
-    """Stands for a value that is not known, as an expression does."""
-
-    as_sql = None
 
 
 class _Returned:

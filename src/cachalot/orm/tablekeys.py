@@ -21,7 +21,6 @@ from cachalot.core.protocol import Keys
 from cachalot.core.tags import EPOCH
 from cachalot.engine import facts as facts_
 from cachalot.engine.facts import Facts
-from cachalot.engine.isolation import Level
 from cachalot.orm.rowwrites import RowWrite
 from cachalot.stores.base import StoreAway, Tier
 
@@ -53,7 +52,7 @@ def facts_of(session: Session, cache: QueryCache, config: Config) -> Facts | Non
     known = facts_.known(cache.alias, space.root, config)
     if known is not None:
         return known
-    if _sees_another_schema(session):
+    if session.sees_another_schema():
         return None
     key = space.tag(EPOCH)
     answer = cache.guard.run(protocol.read(Keys(None, (key,), space.clock), _no_entry, draw))
@@ -64,14 +63,6 @@ def facts_of(session: Session, cache: QueryCache, config: Config) -> Facts | Non
 
 def _no_entry(_value: Any) -> None:
     return None
-
-
-def _sees_another_schema(session: Session) -> bool:
-    """Return whether the catalogue may say something else inside this transaction than outside."""
-    transaction = session.transaction()
-    if transaction is None:
-        return False
-    return transaction.written().everything or session.level() is not Level.STATEMENT
 
 
 def keys_of(
@@ -101,9 +92,8 @@ def _columns(session: Session, cache: QueryCache, facts: Facts, table: str, conf
     key = session.namespace(config).columns(table)
     kept = cache.kept_fact(key, facts.stamp)
     if kept is not None:
-        plain, kinds, changing = kept
-        return Columns(plain, kinds, tuple(changing))
-    if _sees_another_schema(session) or session.aborted():
+        return Columns(*kept)
+    if session.sees_another_schema() or session.aborted():
         return None
     try:
         session.connection.ensure_connection()
@@ -111,7 +101,7 @@ def _columns(session: Session, cache: QueryCache, facts: Facts, table: str, conf
         columns = Catalogue(session.connection, config).columns(table)
     except Exception:  # noqa: BLE001 - a catalogue that cannot be read says nothing
         return None
-    cache.keep_fact(key, facts.stamp, (columns.plain, columns.kinds, list(columns.changing)))
+    cache.keep_fact(key, facts.stamp, tuple(columns))
     return columns
 
 
@@ -148,7 +138,7 @@ def _recorded(
             compiler.query.clone(), compiler.connection, compiler.using, compiler.elide_empty
         )
         sql, params = other.as_sql()
-    except Exception:  # noqa: BLE001 - what cannot be looked at depends on its tables
+    except Exception:  # noqa: BLE001 - what cannot be compiled twice depends on its tables
         return None
     finally:
         session.work.trace = before

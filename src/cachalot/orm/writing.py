@@ -32,7 +32,6 @@ def run(
     """
 
     def expected() -> Any:
-        work = session.work
         before = work.expected, work.row_writes
         work.writing += 1
         try:
@@ -41,11 +40,14 @@ def run(
             work.writing -= 1
             work.expected, work.row_writes = before
 
-    surprises, session.work.surprises = session.work.surprises, NOTHING
+    work = session.work
+    surprises, work.surprises = work.surprises, NOTHING
+    alone, work.alone = work.alone, None  # of a write that is being compiled, with this one in its middle
     try:
         return cache.write(session, effects, expected, "orm", wrappable=True, learned=learned)
     finally:
-        found, session.work.surprises = session.work.surprises, surprises
+        found, work.surprises = work.surprises, surprises
+        work.alone = alone
         _add(session, cache, Effects(found.tables - effects.whole, found.everything))
         if session.transaction() is None:
             announce(session)
