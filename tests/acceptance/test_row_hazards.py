@@ -9,6 +9,7 @@ from django.db.models import Exists, F, Func, Q, TextField, Window
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import RowNumber
 
+from cachalot.core.decisions import Outcome
 from cachalot.engine import alone
 from cachalot.testing import watch
 from tests.acceptance.racing import same, truth
@@ -401,6 +402,23 @@ def test_wrapper_that_begins_a_transaction(both):
     same(Author.objects.get(pk=author.pk).name, "b")
 
 
+@pytest.mark.databases("sqlite", "postgresql")
+def test_wrapper_that_only_looks_costs_nothing(books):
+    """Beside an execute wrapper rows are told apart as without one, in autocommit and in a transaction."""
+    one, two = books
+    lists = [Book.objects.filter(pk=book.pk) for book in books]
+    for read in lists:
+        list(read.all())
+    with connection.execute_wrapper(lambda execute, *statement: execute(*statement)):
+        retitled(one)()
+        with transaction.atomic():
+            Book.objects.filter(pk=one.pk).update(pages=7)
+        Chapter.objects.create(book=one, number=1)
+    with watch() as seen:
+        assert [book.pk for read in lists for book in read.all()] == [one.pk, two.pk]
+    assert [decision.outcome for decision in seen.decisions] == [Outcome.MISS, Outcome.HIT]
+
+
 def test_fault_in_what_looks_at_a_statement(monkeypatch, books):
     """A fault of ours costs precision, never a read."""
 
@@ -412,3 +430,12 @@ def test_fault_in_what_looks_at_a_statement(monkeypatch, books):
         assert len(list(Book.objects.filter(pk=books[0].pk))) == 1
         assert len(list(Book.objects.filter(pk=books[0].pk))) == 1
     assert seen.hits == 1
+
+
+@pytest.mark.skipif(django.VERSION < (5, 0), reason="GeneratedField came with Django 5.0")
+def test_update_of_a_table_whose_first_key_is_computed(both):
+    """SQLite takes its lock by a column that can be set."""
+    row = m.Doubled.objects.create(number=1)
+    assert m.Doubled.objects.filter(pk=row.pk).update(number=2) == 1
+    assert m.Computed.objects.create(width=1).area == 1
+    assert m.Computed.objects.filter(width=1).update(width=2) == 1

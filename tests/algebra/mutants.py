@@ -10,7 +10,7 @@ from unittest import mock
 
 from django.db.models.deletion import Collector
 
-from cachalot.analysis import columns, covers, writes
+from cachalot.analysis import columns, covers, dynamic, writes
 from cachalot.analysis.canonical import Kind
 from cachalot.core.tags import NOTHING
 from cachalot.engine import facts, transaction
@@ -217,6 +217,16 @@ def collation_is_ignored() -> Any:
     )
 
 
+def equal_values_are_one() -> Any:
+    """Two places of a text that hold the same value are one place."""
+    return _patched(covers, "_distinct", lambda atoms: tuple(dict.fromkeys(atoms)))
+
+
+def partners_decide_nothing() -> Any:
+    """A table that is looked up never decides whether a row is seen."""
+    return _patched(dynamic._Search, "_quiet", lambda *_args: set())
+
+
 ALL: dict[Mutant, tuple[str, ...]] = {
     either_takes_one_side: ("or and not",),
     negation_is_ignored: ("or and not",),
@@ -234,5 +244,7 @@ ALL: dict[Mutant, tuple[str, ...]] = {
     release_of_a_savepoint_forgets_what_was_in_it: (),
     cascades_are_forgotten: ("many to many", "foreign key list"),
     collation_is_ignored: ("text",),
+    equal_values_are_one: ("again",),
+    partners_decide_nothing: ("absent",),
 }
 """Each with the shapes of queries in which it shows; all where that takes no longer."""

@@ -263,6 +263,17 @@ if django.VERSION >= (5, 0):
             unique=True,
         )
 
+    class Computed(models.Model):
+        """The first of its unique columns, by name, is computed."""
+
+        width = models.IntegerField(unique=True)
+        area = models.GeneratedField(
+            expression=models.F("width") * models.F("width"),
+            output_field=models.IntegerField(),
+            db_persist=True,
+            unique=True,
+        )
+
     class Rectangle(models.Model):
         """The database computes a column."""
 

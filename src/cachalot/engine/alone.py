@@ -4,8 +4,7 @@ What a statement has changed is known in full when it has run (``RETURNING``), b
 before it is committed. It is begun through the driver: to Django the connection stays in autocommit, and the
 isolation level is the one that a statement in autocommit has. It begins when the first statement of the write
 is about to be sent, and not while it is compiled: a field may read and write, and use ``atomic``, to find its
-value. For the same reason there is none where somebody else may act around a statement, in an execute wrapper
-of his own.
+value. An execute wrapper may want a transaction of its own after the statement: then this one ends before.
 """
 
 from __future__ import annotations
@@ -29,14 +28,16 @@ class Alone:
     """The transaction of one write.
 
     :param session: of its connection.
-    :param marked: runs a statement without it, with MARK before and DONE after.
-    :ivar begun: whether it has begun.
+    :param marked: runs what commits, with MARK before and DONE after it, for all that the write may change.
+    :ivar begun: whether it has begun and has not ended.
+    :ivar unsent: whether a statement of the write has not come to a cursor of ours.
     """
 
     def __init__(self, session: Session, marked: Callable[[Callable[[], Any]], Any]) -> None:
         self._session = session
         self._marked = marked
         self.begun = False
+        self.unsent = False
 
     def run(self, statement: Callable[[], Any]) -> Any:
         """Run a statement of the write inside of it, or by itself, if there can be none.
@@ -46,6 +47,22 @@ class Alone:
         if not self.begun and possible(self._session):
             self._begin()
         return statement() if self.begun else self._marked(statement)
+
+    def settle(self) -> None:
+        """Commit what was written so far: somebody wants to begin, commit or roll back by himself.
+
+        :raises django.db.Error: it was not committed, or it is not known whether it was.
+        """
+        if not self.begun:
+            return
+        try:
+            self._marked(lambda: commit(self._session))
+        except BaseException:
+            roll_back(self._session)
+            raise
+        finally:
+            self.begun = False
+        self._session.ended()
 
     def _begin(self) -> None:
         session = self._session
@@ -61,7 +78,7 @@ def possible(session: Session) -> bool:
     connection = session.connection
     if connection.vendor not in _BEGIN or session.level_pending or session.answers_later():
         return False
-    if session.is_wrapped_by_others() or not connection.features.supports_transactions:
+    if not connection.features.supports_transactions:
         return False
     if connection.in_atomic_block or session.transaction() is not None:
         return False

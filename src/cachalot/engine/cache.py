@@ -428,9 +428,13 @@ class QueryCache:
         learned: Callable[[Result], Effects],
     ) -> Result:
         """Run a write in a transaction of its own: what it changes is known before it is committed."""
-        mine = alone.Alone(
-            session, lambda statement: self.write(session, effects, statement, source, wrappable=False)
-        )
+
+        def marked(what: Callable[[], Any]) -> Any:
+            if mine.begun or session.transaction() is None:
+                return self.finish(session, effects, what, source)
+            return self.write(session, effects, what, source, wrappable=False)
+
+        mine = alone.Alone(session, marked)
         outer, session.work.alone = session.work.alone, mine
         try:
             result = execute()
@@ -439,6 +443,8 @@ class QueryCache:
                 written = self._written(session, effects, learned, result)
                 self.finish(session, written, lambda: alone.commit(session), source)
                 session.ended()
+            elif mine.unsent:
+                self.invalidate(session, effects, source)
         except BaseException:
             if mine.begun:
                 alone.roll_back(session)

@@ -27,6 +27,8 @@ from cachalot.engine.isolation import Level
 from cachalot.engine.transaction import Frame, Transaction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from cachalot.analysis.rawsql import Statement
@@ -55,6 +57,7 @@ class Work(threading.local):
     :ivar surprises: what the text of a write has shown that was not known before.
     :ivar row_writes: what runs a statement of the ORM and learns about its rows, by the text.
     :ivar alone: the transaction of the write under way, if it has one of its own.
+    :ivar sending: sends the next statement that reaches a cursor, if that is one of the ORM.
     """
 
     def __init__(self) -> None:
@@ -65,6 +68,7 @@ class Work(threading.local):
         self.surprises = NOTHING
         self.row_writes: dict[str, Any] = {}
         self.alone: Alone | None = None
+        self.sending: Callable[[Callable[[], Any], Any], Any] | None = None
 
 
 class _Identity(NamedTuple):
@@ -281,10 +285,6 @@ class Session:
         if transaction is None:
             return False
         return transaction.written().everything or self.level() is not Level.STATEMENT
-
-    def is_wrapped_by_others(self) -> bool:
-        """Return whether somebody else may act around each statement, in an execute wrapper of his own."""
-        return len(self.connection.execute_wrappers) > 1
 
     def begun(self) -> None:
         """Note a BEGIN that was sent as a statement."""

@@ -113,6 +113,7 @@ def _like(method: Original, function: Original) -> Original:
 def _committing(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
         def _commit() -> Any:
+            _settle(session)
             cache = query_cache(current().cache)
             if cache is None:
                 return original()
@@ -130,6 +131,7 @@ def _committing(session: Session) -> Callable[[Original], Original]:
 def _rolling_back(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
         def _rollback() -> Any:
+            _settle(session)
             result = original()
             session.rolled_back()
             _use_moment(session)
@@ -157,6 +159,7 @@ def _setting_autocommit(session: Session) -> Callable[[Original], Original]:
 def _setting_mode(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
         def set_autocommit(autocommit: bool, *args: Any, **kwargs: Any) -> Any:
+            _settle(session)
             if not autocommit and session.connection.autocommit:
                 _use_moment(session, begins=True)
             forced = bool(args and args[0]) or kwargs.get(
@@ -171,6 +174,12 @@ def _setting_mode(session: Session) -> Callable[[Original], Original]:
         return set_autocommit
 
     return make
+
+
+def _settle(session: Session) -> None:
+    """End the transaction of a write in autocommit, of which who commits or begins now knows nothing."""
+    if session.work.alone is not None:
+        session.work.alone.settle()
 
 
 def _use_moment(session: Session, *, begins: bool = False) -> None:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from django.db.backends.utils import CursorWrapper
 
+    from cachalot.engine.alone import Alone
     from cachalot.engine.session import Session
+    from cachalot.orm.rowwrites import RowWrite
 
     Seen = Callable[..., Any]
 
@@ -40,24 +42,72 @@ class StatementWrapper:
         if session.initialising:
             return execute(sql, params, many, context)
         if isinstance(sql, str) and sql in session.work.expected:
-            return self._run_expected(sql, lambda: execute(sql, params, many, context), context["cursor"])
+            return self._run_expected(
+                sql, lambda: execute(sql, params, many, context), context["cursor"], many
+            )
         session.level_pending = False
         text = text_of(sql, context)
-        return run_raw(session, text, lambda: execute(sql, params, many, context), params, once=not many)
+        outer, session.work.sending = session.work.sending, None
+        try:
+            return run_raw(session, text, lambda: execute(sql, params, many, context), params, once=not many)
+        finally:
+            session.work.sending = outer
 
-    def _run_expected(self, sql: str, execute: Callable[[], Any], cursor: Any) -> Any:
-        """Run a statement of a write of the ORM."""
-        session = self._session
-        row_write, alone = session.work.row_writes.get(sql), session.work.alone
+    def _run_expected(self, sql: str, execute: Callable[[], Any], cursor: Any, many: bool) -> Any:
+        """Run a statement of a write of the ORM, and what belongs to it as near to the driver as can be.
+
+        Execute wrappers of others come between here and there: they may begin transactions before and after
+        the statement, or keep it from the database.
+        """
+        work = self._session.work
+        sending = Sending(self._session, work.row_writes.get(sql), work.alone)
+        if many or not isinstance(cursor, _Seeing):
+            return sending(execute, cursor)
+        outer, work.sending = work.sending, sending
+        try:
+            return execute()
+        finally:
+            work.sending = outer
+            sending.end()
+
+
+class Sending:
+    """A statement of a write of the ORM that is about to be sent.
+
+    :param session: of its connection.
+    :param row_write: what learns about its rows, if they are told apart.
+    :param alone: the transaction of the write, if it has one of its own.
+    """
+
+    def __init__(self, session: Session, row_write: RowWrite | None, alone: Alone | None) -> None:
+        self._session = session
+        self._row_write = row_write
+        self._alone = alone
+        self._sent = False
+
+    def __call__(self, execute: Callable[[], Any], cursor: Any) -> Any:
+        """Send it.
+
+        :param execute: has the driver send it.
+        """
+        self._sent = True
 
         def run() -> Any:
-            session.level_pending = False
-            before(session)
-            result = execute() if row_write is None else row_write.run(execute, cursor)
-            pin(session)
+            self._session.level_pending = False
+            before(self._session)
+            result = execute() if self._row_write is None else self._row_write.run(execute, cursor)
+            pin(self._session)
             return result
 
-        return run() if alone is None else alone.run(run)
+        return run() if self._alone is None else self._alone.run(run)
+
+    def end(self) -> None:
+        """Note that it was not sent, as far as can be seen: whoever kept it may have sent it otherwise."""
+        if not self._sent:
+            if self._row_write is not None:
+                self._row_write.understood = False
+            if self._alone is not None:
+                self._alone.unsent = True
 
 
 def text_of(sql: Any, context: Any) -> str | None:
@@ -85,6 +135,19 @@ class _Seeing:
     """
 
     db: Any
+
+    def _execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a statement, behind all execute wrappers."""
+
+        def execute() -> Any:
+            return super(_Seeing, self)._execute(*args, **kwargs)  # type: ignore[misc]
+
+        session = self.db.__dict__.get(_SESSION)
+        sending = None if session is None else session.work.sending
+        if sending is None:
+            return execute()
+        session.work.sending = None
+        return sending(execute, self)
 
     def callproc(self, procname: str, params: Any = None, kparams: Any = None) -> Any:
         """Call a stored procedure, after which anything may have changed."""

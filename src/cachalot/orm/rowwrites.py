@@ -160,8 +160,6 @@ class RowWrite:
         outcome = recording.blocks[0].outcomes.get(id(where))
         if table is None or canonical_table(table) != self._keys.table:
             return sql, params
-        if self._session.is_wrapped_by_others():
-            return sql, params  # who may not expect that the statement returns rows
         self.understood = True
         text = "" if outcome is None or outcome.sql is None else f" WHERE {outcome.sql}"
         # Of a statement whose rows are returned SQLite does not know the number before they are read.
@@ -307,7 +305,7 @@ class RowWrite:
         It is what the statement itself would do first (manual, SQLITE_BUSY_SNAPSHOT).
         """
         quote = self._session.connection.ops.quote_name
-        column = quote(self._keys.columns()[0])
+        column = quote(min(self._keys.all_columns - self._keys.generated))
         table = quote(self._keys.name)
         self._read(f"UPDATE {table} SET {column} = {column} WHERE 0", ())  # noqa: S608 - names of the schema
 
