@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import django
 import pytest
-from django.db import IntegrityError, connection, connections, transaction
-from django.db.models import Exists, F, Func, Q, TextField, Window
+from django.db import DatabaseError, IntegrityError, connection, connections, transaction
+from django.db.models import Exists, F, Func, IntegerField, Lookup, Q, TextField, Window
 from django.db.models.expressions import RawSQL
 from django.db.models.functions import RowNumber
+from django.test import override_settings
 
 from cachalot.core.decisions import Outcome
 from cachalot.engine import alone
+from cachalot.orm.rowwrites import RowWrite
 from cachalot.testing import watch
 from tests.acceptance.racing import same, truth
+from tests.acceptance.test_transactions import reconnected
 from tests.testapp import models as m
-from tests.testapp.models import Author, Book, Chapter, NullFK
+from tests.testapp.models import Author, Book, Chapter, NullFK, Tag
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -233,6 +238,140 @@ def test_row_as_a_whole(books):
     )
 
 
+@pytest.mark.parametrize("form", ["alias", "place", "descending"])
+def test_slice_in_the_order_of_a_column_that_is_shown(books, form):
+    """An order may name a column of the result by its alias, or by its place."""
+    some = Book.objects.filter(pk__in=[book.pk for book in books])
+    named = some.annotate(who=F("author__name"))
+
+    def read():
+        if form == "alias":
+            return named.order_by("who").values_list("title", "author_id")[:1]
+        if form == "place":
+            return some.order_by("author__name").values_list("title", "author__name", "author_id")[:1]
+        return [(book.title, book.author_id) for book in named.order_by("-who")[1:2]]
+
+    stays_true(read, lambda: Author.objects.filter(pk=books[1].author_id).update(name="0"))
+
+
+def test_slice_of_rows_that_a_partner_multiplies():
+    """How often a row is there, by the rows that belong to its partner, decides which are cut off."""
+    one, two, three = (Tag.objects.create(name=name) for name in ("one", "two", "three"))
+    uses = [m.TagUse.objects.create(tag=tag).pk for tag in (one, three)]
+    for text in "ab":
+        m.TagNote.objects.create(name=two, text=text)
+
+    def swap():
+        with transaction.atomic(), connection.constraint_checks_disabled():
+            for tag, name in ((one, "tmp"), (two, "one"), (one, "two")):
+                Tag.objects.filter(pk=tag.pk).update(name=name)
+
+    stays_true(
+        lambda: (
+            m.TagUse.objects.filter(pk__in=uses)
+            .order_by("pk")
+            .values_list("pk", "tag_id", "tag__notes__text")[1:2]
+        ),
+        swap,
+    )
+
+
+# Tables that stand in a text without having been compiled.
+
+
+def test_select_that_an_expression_has_written(books):
+    """A table may stand a second time in a text, where nobody has compiled it."""
+    number = Func(template="(SELECT COUNT(*) FROM testapp_book)", output_field=IntegerField())
+    stays_true(
+        lambda: Book.objects.filter(pk=books[0].pk).annotate(number=number).values_list("number"),
+        lambda: Book.objects.create(title="z", author_id=books[0].author_id),
+    )
+
+
+def test_select_that_a_lookup_has_written(books):
+    """The same in a condition."""
+
+    class Popular(Lookup):
+        lookup_name = "popular"
+
+        def as_sql(self, compiler, connection):
+            left, params = self.process_lhs(compiler, connection)
+            right, more = self.process_rhs(compiler, connection)
+            by = "SELECT author_id FROM testapp_book GROUP BY author_id"
+            return f"{left} IN ({by} HAVING COUNT(*) >= {right})", [*params, *more]
+
+    field = Book._meta.get_field("author")
+    field.register_lookup(Popular)
+    try:
+        stays_true(
+            lambda: Book.objects.filter(pk=books[0].pk, author__popular=2).values_list("title"),
+            lambda: Book.objects.create(title="z", author_id=books[0].author_id),
+        )
+    finally:
+        field._unregister_lookup(Popular)
+
+
+def test_table_that_is_added_by_hand(books):
+    """``extra(tables=…)`` is not compiled; here the same table is, in a subquery."""
+    some = Author.objects.filter(pk=books[0].author_id)
+    stays_true(
+        lambda: (
+            Book.objects.order_by()
+            .filter(pk=books[0].pk)
+            .annotate(there=Exists(some))
+            .extra(tables=["testapp_author"])
+            .values_list("title", "there")
+        ),
+        lambda: Author.objects.create(name="c"),
+    )
+
+
+# Rows that change with others.
+
+
+@pytest.mark.skipif(django.VERSION < (6, 1), reason="DB_CASCADE came with Django 6.1")
+def test_cascade_of_the_database_within_a_table():
+    """What the database deletes beside a row may lie in the same table."""
+    top = m.DBNode.objects.create(name="top")
+    child = m.DBNode.objects.create(name="child", parent=top)
+    stays_true(
+        lambda: m.DBNode.objects.filter(pk=child.pk).values_list("name"),
+        lambda: m.DBNode.objects.filter(pk=top.pk).delete(),
+    )
+
+
+@pytest.mark.parametrize(
+    "also", [{"testapp_tag": ["testapp_tag"]}, {"testapp_tag": ["a"], "a": ["testapp_tag"]}]
+)
+def test_table_that_depends_on_itself(also):
+    """A project may say that writes to a table change other rows of it, by whatever way."""
+    one, two = (Tag.objects.create(name=name) for name in ("one", "two"))
+    read = Tag.objects.filter(pk=two.pk)
+    with override_settings(CACHALOT_WRITE_DEPENDENCIES=also):
+        list(read.all())
+        Tag.objects.filter(pk=one.pk).update(name="1")
+        with watch() as seen:
+            list(read.all())
+    assert seen.hits == 0
+
+
+@pytest.mark.databases("mysql")
+def test_own_update_shows_what_others_did(other_connection):
+    """InnoDB shows a row that this transaction changes as others have left it, key columns and all."""
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    book = Book.objects.create(title="x", author=one)
+
+    def read():
+        return list(Book.objects.filter(author=one).values_list("pk"))
+
+    with reconnected(isolation_level="repeatable read"), transaction.atomic():
+        read()
+        read()
+        other_connection(lambda: Book.objects.filter(pk=book.pk).update(author=two))
+        Book.objects.filter(pk=book.pk).update(title="y")
+        same(read(), truth(read))
+
+
 # Values that are not what was sent.
 
 
@@ -274,6 +413,90 @@ def test_insert_ignore_that_makes_values_fit():
         lambda: m.Short.objects.filter(number=0).values_list("number"),
         lambda: m.Short.objects.bulk_create([m.Short(slug="a", number=None)], ignore_conflicts=True),
     )
+
+
+@pytest.mark.databases("sqlite")
+def test_condition_that_is_not_the_same_twice(monkeypatch):
+    """SQLite is asked for the rows before it changes them: time may have passed in between."""
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    row = NullFK.objects.create(author=one)
+    original = RowWrite._read
+
+    def finds_nothing(self, sql, params):
+        return [] if "SELECT" in sql else original(self, sql, params)
+
+    monkeypatch.setattr(RowWrite, "_read", finds_nothing)
+    stays_true(
+        lambda: NullFK.objects.filter(author=one).values_list("pk"),
+        lambda: NullFK.objects.filter(pk=row.pk).update(author=two),
+    )
+
+
+@pytest.mark.databases("mysql")
+def test_column_that_the_database_sets_in_another_case():
+    """A column is the same in capital letters, also for what MySQL sets by itself."""
+
+    def alter(old, new, more=""):
+        with connection.cursor() as cursor:
+            cursor.execute(f"ALTER TABLE testapp_book CHANGE {old} {new} DATETIME(6) NULL {more}")
+
+    alter("created", "Created", "ON UPDATE CURRENT_TIMESTAMP(6)")
+    try:
+        book = Book.objects.create(title="x", author=Author.objects.create(name="a"))
+        stays_true(
+            lambda: Book.objects.values_list("created"),
+            lambda: Book.objects.filter(pk=book.pk).update(title="y"),
+        )
+    finally:
+        alter("Created", "created")
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["autocommit", "atomic"])
+def test_wrapper_that_changes_what_is_sent(inside):
+    """What an execute wrapper makes of a statement is what counts."""
+
+    def lower(execute, sql, params, many, context):
+        if sql.startswith("INSERT"):
+            params = tuple(one.lower() if isinstance(one, str) else one for one in params)
+        return execute(sql, params, many, context)
+
+    def write():
+        with transaction.atomic() if inside else nullcontext(), connection.execute_wrapper(lower):
+            Tag.objects.create(name="ABC")
+
+    stays_true(lambda: Tag.objects.filter(name="abc").values_list("name"), write)
+
+
+def test_wrapper_that_adds_a_comment(books):
+    """A comment in front of a statement or behind it changes nothing, and costs nothing."""
+
+    def commented(execute, sql, params, many, context):
+        return execute(f"/* here */ {sql} /* there='x' */", params, many, context)
+
+    reads = [Book.objects.filter(pk=book.pk).values_list("title") for book in books]
+    for read in reads:
+        list(read.all())
+    with connection.execute_wrapper(commented):
+        retitled(books[0])()
+    same(list(reads[0].all()), [("changed",)])
+    with watch() as seen:
+        list(reads[1].all())
+    assert seen.hits == (connection.vendor != "mysql" or seen.hits)
+
+
+def test_wrapper_that_writes_to_another_table(books):
+    """A statement that is not the one that was announced is looked at for itself."""
+
+    def other(execute, sql, params, many, context):
+        if sql.startswith(("UPDATE", "WITH")):
+            return execute("UPDATE testapp_author SET name = 'other'", None, many, context)
+        return execute(sql, params, many, context)
+
+    def write():
+        with transaction.atomic(), connection.execute_wrapper(other):
+            Book.objects.filter(pages=-1).update(title="x")
+
+    stays_true(lambda: Author.objects.values_list("name"), write)
 
 
 @pytest.mark.databases("sqlite", "postgresql")
@@ -439,3 +662,24 @@ def test_update_of_a_table_whose_first_key_is_computed(both):
     assert m.Doubled.objects.filter(pk=row.pk).update(number=2) == 1
     assert m.Computed.objects.create(width=1).area == 1
     assert m.Computed.objects.filter(width=1).update(width=2) == 1
+
+
+@pytest.mark.databases("mysql")
+def test_locked_tables_stay_locked(both):
+    """A transaction would give the locks of LOCK TABLES up (manual, LOCK TABLES)."""
+    author = Author.objects.create(name="a")
+    with connection.cursor() as cursor:
+        cursor.execute("LOCK TABLES testapp_author WRITE")
+        try:
+            Author.objects.filter(pk=author.pk).update(name="b")
+            with pytest.raises(DatabaseError, match="1100"):
+                cursor.execute("SELECT * FROM testapp_tag")
+        finally:
+            cursor.execute("UNLOCK TABLES")
+    same(Author.objects.get(pk=author.pk).name, "b")
+
+
+@pytest.mark.skipif(django.VERSION < (5, 0), reason="db_default came with Django 5.0")
+def test_transaction_while_a_value_is_converted(both):
+    """A field may use ``atomic`` when the database has returned its value."""
+    assert m.Asking.objects.create().text

@@ -178,6 +178,31 @@ class House(Plot):
     """A plot that is built upon, a row of a table of its own."""
 
 
+class TagNote(models.Model):
+    """Belongs to a tag by its name."""
+
+    name = models.ForeignKey(Tag, models.CASCADE, to_field="name", related_name="notes")
+    text = models.CharField(max_length=10)
+
+
+class TagUse(models.Model):
+    """Belongs to a tag by its key."""
+
+    tag = models.ForeignKey(Tag, models.CASCADE)
+
+
+class AskingField(models.CharField):
+    """Asks the database in a transaction when its value is read."""
+
+    db_returning = True
+
+    def from_db_value(self, value, _expression, _connection):
+        """Ask."""
+        with transaction.atomic():
+            Counter.objects.exists()
+        return value
+
+
 class Numbered(models.Model):
     """Its primary key is chosen by whoever writes it; SQLite chooses one for NULL."""
 
@@ -252,6 +277,11 @@ class Counted(models.Model):
 
 if django.VERSION >= (5, 0):
 
+    class Asking(models.Model):
+        """Its text comes from the database."""
+
+        text = AskingField(max_length=10, db_default="there")
+
     class Doubled(models.Model):
         """The database computes a column that is unique."""
 
@@ -303,6 +333,12 @@ if django.VERSION >= (6, 1):
         """What the database deletes, empties or resets below it, Django does not see."""
 
         name = models.CharField(max_length=100)
+
+    class DBNode(models.Model):
+        """Goes with its parent, which is of the same table."""
+
+        name = models.CharField(max_length=100)
+        parent = models.ForeignKey("self", models.DB_CASCADE, null=True)
 
     class DBCascadeChild(models.Model):
         parent = models.ForeignKey(DBParent, models.DB_CASCADE)

@@ -21,9 +21,11 @@ So the values found cover A. What they are worth, although their tokens were rea
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from django.db.models import Field
 from django.db.models.expressions import Col
 
 from cachalot.analysis.rawsql import canonical_table
@@ -66,7 +68,10 @@ def found_covers(
     """
     if len(recording.blocks) != 1 or recording.opaque or not _plain(recording.blocks[0].compiler):
         return {}
-    return _Search(recording.blocks[0], sql, keys_of).run(set(covered))
+    block = recording.blocks[0]
+    if block.compiler.query.is_sliced and not _ordered_by_columns(block.compiler.connection, sql):
+        return {}
+    return _Search(block, sql, keys_of).run(set(covered))
 
 
 def _plain(compiler: Any) -> bool:
@@ -77,6 +82,28 @@ def _plain(compiler: Any) -> bool:
     return not changed and not conditions and not getattr(query, "is_summary", False)
 
 
+def _is_plain(field: Any) -> bool:
+    """Return whether what is selected of a field is its column, and no function of it."""
+    return getattr(type(field), "select_format", None) is Field.select_format
+
+
+def _ordered_by_columns(connection: Any, sql: str) -> bool:
+    """Return whether a text that is cut off is ordered by columns that it names, if at all.
+
+    An alias, or the place of a column in the result, does not show whose column decides.
+    """
+    head, found, tail = sql.rpartition(" ORDER BY ")
+    if not found:
+        return True
+    column = qualified(connection).pattern
+    item = re.compile(rf"(?:{column})(?: IS(?: NOT)? NULL)?(?: ASC| DESC)?(?: NULLS (?:FIRST|LAST))?")
+    items = _CUT.split(tail)[0].split(", ")
+    return head.count("(") == head.count(")") and all(item.fullmatch(one) for one in items)
+
+
+_CUT = re.compile(r" (?:LIMIT|OFFSET|FETCH) ")
+
+
 class _Search:
     def __init__(self, block: Block, sql: str, keys_of: Callable[[str], TableKeys | None]) -> None:
         self._block = block
@@ -84,7 +111,7 @@ class _Search:
         self._places: dict[tuple[str, str], int] = {}
         self._listed: Counter[tuple[str, str]] = Counter()
         for place, (expression, *_) in enumerate(block.compiler.select):
-            if isinstance(expression, Col):
+            if isinstance(expression, Col) and _is_plain(expression.target):
                 pair = (expression.alias, str(expression.target.column))
                 self._places.setdefault(pair, place)
                 self._listed[pair] += 1
@@ -127,7 +154,11 @@ class _Search:
             return None  # its rows are there without those of the other table
         else:
             column, other, foreign = theirs, join.alias, own
-        also = self._quiet(alias, join, column) if (column,) in keys.unique else None
+        if (column,) not in keys.unique:
+            return None
+        same = self._keys[other]
+        alike = same is not None and same.kinds.get(foreign) is keys.kinds[column]
+        also = self._quiet(alias, join, column) if alike else None
         if also is None:
             return None
         comes = not kept and not self._promised(other, foreign, alias, column)
@@ -150,7 +181,7 @@ class _Search:
             if join.parent != alias or join is by:
                 continue
             beyond = [self._quiet(join.alias, join, own) for _theirs, own in join.columns]
-            if None in beyond or (join.outer and self._drops(join.alias)):
+            if None in beyond or (join.outer and self._drops(join.alias)) or self._multiplies(join):
                 return None
             for (theirs, own), further in zip(join.columns, beyond, strict=True):
                 allowed[alias, theirs] += 1
@@ -161,6 +192,12 @@ class _Search:
             if pair[0] == alias and not free and count > self._listed[pair] + allowed[pair]:
                 return None
         return also
+
+    def _multiplies(self, join: Join) -> bool:
+        """Return whether the rows of a join decide how many there are before some are cut off."""
+        keys = self._keys.get(join.alias)
+        one = keys is not None and tuple(own for _theirs, own in join.columns) in keys.unique
+        return bool(self._block.compiler.query.is_sliced) and not one
 
     def _drops(self, alias: str) -> bool:
         """Return whether an inner join to a table, or beyond, drops rows."""

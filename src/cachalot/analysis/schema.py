@@ -84,6 +84,12 @@ def written_with(tables: Iterable[str], config: Config) -> frozenset[str]:
     return frozenset(found)
 
 
+def changes_with_itself(table: str, config: Config) -> bool:
+    """Return whether a write to some rows of a table may have the database change others of it."""
+    facts, declared = model_facts(), declared_dependencies(config)
+    return table in written_with([*facts.deleted_with.get(table, ()), *declared.get(table, ())], config)
+
+
 _declared: tuple[Config, dict[str, frozenset[str]]] | None = None
 
 

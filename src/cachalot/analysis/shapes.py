@@ -9,6 +9,7 @@ one has no covers.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,9 +33,6 @@ MAX_COLUMNS = 3
 """A table that is not covered, of which more columns are used, depends on ``any``: one tag for many."""
 
 _WORDS = re.compile(r"\w+")
-_LISTED = re.compile(
-    r"\b(?:FROM|JOIN)\s+(?:[\"`][^\"`]+[\"`]|\w+)(?:\s+[\"`]?(?!ON\b|INNER\b|LEFT\b|WHERE\b)\w+[\"`]?)?"
-)
 _LABELS = re.compile(r" AS [\"`]\w+[\"`]")
 
 
@@ -153,6 +151,8 @@ def shape_of(
     :param params: its parameters, marked where they stand in conditions.
     :param keys_of: returns the keys of a table by its canonical name.
     """
+    if not _all_were_compiled(recording, sql):
+        return Shape(tuple(map(_all_of, sorted(recording.tables))), ())
     places = _places(params)
     used = None if recording.opaque else _used(recording, sql, keys_of)
     parts: list[Part] = []
@@ -253,18 +253,20 @@ def _used(
     tables = [keys_of(table) for table in recording.tables]
     columns = {column.lower() for keys in tables if keys is not None for column in keys.all_columns}
     named_here = names.sub(" ", sql)
-    if _names_a_row(recording, named_here):
-        return None
     # The name of a column of the result is none of a table, unless it stands elsewhere, too.
     bare = {word.lower() for word in _WORDS.findall(_LABELS.sub(" ", named_here))}
     return None if bare & columns else found
 
 
-def _names_a_row(recording: Recording, rest: str) -> bool:
-    """Return whether a table stands where no table is listed: a whole row, given to a function.
+def _all_were_compiled(recording: Recording, sql: str) -> bool:
+    """Return whether every mention of a table in a text is one that was compiled.
 
-    :param rest: a text without its columns.
+    An expression may write a SELECT of its own, or give a whole row to a function; ``extra(tables=…)`` is not
+    compiled either. A table that is compiled somewhere else in the statement does not show it by its name.
     """
-    unlisted = {word.lower() for word in _WORDS.findall(_LABELS.sub(" ", _LISTED.sub(" ", rest)))}
-    listed = {alias for block in recording.blocks for alias in block.tables} | recording.tables
-    return bool(unlisted & {word.lower() for name in listed for word in _WORDS.findall(name)})
+    if not recording.blocks:
+        return False
+    names = qualified(recording.blocks[0].compiler.connection)
+    words = Counter(word.lower() for word in _WORDS.findall(_LABELS.sub(" ", names.sub(" ", sql))))
+    compiled = Counter(canonical_table(name) for block in recording.blocks for name in block.tables.values())
+    return all(words[table] == compiled[table] for table in recording.tables)

@@ -116,7 +116,9 @@ def combined(table: str, name: str, stated: Stated, columns: Columns) -> TableKe
         sorted(told, key=lambda key: (key != stated.primary, key not in stated.unique, len(key), key))
     )
     used = {column: kinds[column] for column in sorted({column for key in keys for column in key})}
-    generated = stated.generated.union(columns.changing)
+    # MySQL finds a column by its name in any case.
+    changing = {column.lower() for column in columns.changing}
+    generated = stated.generated | {column for column in stated.columns if column.lower() in changing}
     parts = (
         table,
         str(canonical.VERSION),

@@ -78,7 +78,7 @@ def possible(session: Session) -> bool:
     connection = session.connection
     if connection.vendor not in _BEGIN or session.level_pending or session.answers_later():
         return False
-    if not connection.features.supports_transactions:
+    if not connection.features.supports_transactions or session.tables_locked:
         return False
     if connection.in_atomic_block or session.transaction() is not None:
         return False

@@ -411,7 +411,12 @@ class QueryCache:
                 return self._write_alone(session, effects, execute, source, learned)
             return self.finish(session, effects, execute, source, wrappable=wrappable)
         if learned is not None:
-            return _note_what_is_learned(transaction, effects, execute, learned)
+            try:
+                return _note_what_is_learned(transaction, effects, execute, learned)
+            finally:
+                if session.connection.vendor == "mysql":
+                    # Of a row that it changes InnoDB shows what others have changed since the snapshot.
+                    transaction.forget(effects)
         transaction.note(effects)
         try:
             return execute()

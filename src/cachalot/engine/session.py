@@ -68,7 +68,7 @@ class Work(threading.local):
         self.surprises = NOTHING
         self.row_writes: dict[str, Any] = {}
         self.alone: Alone | None = None
-        self.sending: Callable[[Callable[[], Any], Any], Any] | None = None
+        self.sending: Callable[[Callable[[], Any], Any, tuple[Any, Any]], Any] | None = None
 
 
 class _Identity(NamedTuple):
@@ -91,6 +91,7 @@ class Session:
     """The state of one connection.
 
     :param connection: a Django database connection; it need not be open.
+    :ivar tables_locked: whether LOCK TABLES of MySQL is in force, which BEGIN would end.
     :ivar level_pending: whether a level was set that MySQL uses up with the next statement.
     """
 
@@ -122,6 +123,7 @@ class Session:
         self._give_away()
         self._driver = self.connection.connection
         self._incarnation = os.urandom(12)
+        self.tables_locked = False
         self._identity: _Identity | None = None
         self._transaction: Transaction | None = None
         self._raw = False

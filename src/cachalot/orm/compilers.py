@@ -182,9 +182,10 @@ class WriteSeam(Seam):
             row_write.sends_nothing()
         if row_write is not None and isinstance(trace, Recording) and isinstance(result, tuple) and result[0]:
             result = row_write.rewritten(self, trace, result, _columns_set(self.query))
-            session.work.row_writes = {**session.work.row_writes, result[0]: row_write}
         texts = [sql for sql, _params in (result if isinstance(result, list) else [result])]
         session.work.expected = session.work.expected.union(texts)
+        if row_write is not None:
+            session.work.row_writes = {**session.work.row_writes, **dict.fromkeys(texts, row_write)}
         if trace.expressions:
             for text in texts:
                 session.work.surprises |= judge(session, text).effects
@@ -230,10 +231,13 @@ class WriteSeam(Seam):
         table = frozenset({row_write.table})
 
         def learned(result: Any) -> Effects:
-            if not row_write.understood:
+            if not row_write.understood or row_write.mistaken:
                 return effects
             if isinstance(self, SQLInsertCompiler):
-                names = [field.column for field in self.returning_fields or ()]
+                fields = self.returning_fields or ()
+                if not self.connection.features.can_return_columns_from_insert:
+                    fields = [self.query.get_meta().pk]  # the last number that was drawn
+                names = [field.column for field in fields]
                 found = row_write.effects_of_insert(names, result)
             else:
                 found = row_write.effects()

@@ -7,6 +7,8 @@ wrapper, so the class of the cursor is extended for them.
 
 from __future__ import annotations
 
+import operator
+import re
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -42,9 +44,8 @@ class StatementWrapper:
         if session.initialising:
             return execute(sql, params, many, context)
         if isinstance(sql, str) and sql in session.work.expected:
-            return self._run_expected(
-                sql, lambda: execute(sql, params, many, context), context["cursor"], many
-            )
+            run = partial(execute, sql, params, many, context)
+            return self._run_expected(sql, params, run, context["cursor"], many=many)
         session.level_pending = False
         text = text_of(sql, context)
         outer, session.work.sending = session.work.sending, None
@@ -53,16 +54,18 @@ class StatementWrapper:
         finally:
             session.work.sending = outer
 
-    def _run_expected(self, sql: str, execute: Callable[[], Any], cursor: Any, many: bool) -> Any:
+    def _run_expected(
+        self, sql: str, params: Any, execute: Callable[[], Any], cursor: Any, *, many: bool
+    ) -> Any:
         """Run a statement of a write of the ORM, and what belongs to it as near to the driver as can be.
 
         Execute wrappers of others come between here and there: they may begin transactions before and after
         the statement, or keep it from the database.
         """
         work = self._session.work
-        sending = Sending(self._session, work.row_writes.get(sql), work.alone)
+        sending = Sending(self._session, (sql, params), work.row_writes.get(sql), work.alone)
         if many or not isinstance(cursor, _Seeing):
-            return sending(execute, cursor)
+            return sending(execute, cursor, (sql, params))
         outer, work.sending = work.sending, sending
         try:
             return execute()
@@ -71,26 +74,35 @@ class StatementWrapper:
             sending.end()
 
 
+_COMMENTS = re.compile(r"^\s*(?:/\*.*?\*/\s*)+|\s*(?:/\*.*?\*/\s*)+;?\s*$", re.DOTALL)
+
+
 class Sending:
     """A statement of a write of the ORM that is about to be sent.
 
     :param session: of its connection.
+    :param announced: its text and parameters.
     :param row_write: what learns about its rows, if they are told apart.
     :param alone: the transaction of the write, if it has one of its own.
     """
 
-    def __init__(self, session: Session, row_write: RowWrite | None, alone: Alone | None) -> None:
+    def __init__(
+        self, session: Session, announced: tuple[str, Any], row_write: RowWrite | None, alone: Alone | None
+    ) -> None:
         self._session = session
+        self._announced = announced
         self._row_write = row_write
         self._alone = alone
         self._sent = False
 
-    def __call__(self, execute: Callable[[], Any], cursor: Any) -> Any:
+    def __call__(self, execute: Callable[[], Any], cursor: Any, statement: tuple[Any, Any]) -> Any:
         """Send it.
 
         :param execute: has the driver send it.
+        :param statement: text and parameters, as they have come through all execute wrappers.
         """
         self._sent = True
+        self._compare(*statement, cursor)
 
         def run() -> Any:
             self._session.level_pending = False
@@ -101,13 +113,30 @@ class Sending:
 
         return run() if self._alone is None else self._alone.run(run)
 
+    def _compare(self, sql: Any, params: Any, cursor: Any) -> None:
+        """See whether it is what was announced; a comment beside it changes nothing."""
+        text = text_of(sql, {"cursor": cursor})
+        same = text is not None and _COMMENTS.sub("", text) == _COMMENTS.sub("", self._announced[0])
+        if not same:
+            self._session.work.surprises |= judge(self._session, text).effects
+        if self._row_write is not None and not (same and _are_the_same(params, self._announced[1])):
+            self._row_write.mistaken = True
+
     def end(self) -> None:
         """Note that it was not sent, as far as can be seen: whoever kept it may have sent it otherwise."""
         if not self._sent:
             if self._row_write is not None:
-                self._row_write.understood = False
+                self._row_write.mistaken = True
             if self._alone is not None:
                 self._alone.unsent = True
+
+
+def _are_the_same(ones: Any, others: Any) -> bool:
+    """Return whether two sets of parameters hold the same objects; what equals what is not asked of them."""
+    if ones is others:
+        return True
+    listed = isinstance(ones, (list, tuple)) and isinstance(others, (list, tuple))
+    return listed and len(ones) == len(others) and all(map(operator.is_, ones, others))
 
 
 def text_of(sql: Any, context: Any) -> str | None:
@@ -147,7 +176,7 @@ class _Seeing:
         if sending is None:
             return execute()
         session.work.sending = None
-        return sending(execute, self)
+        return sending(execute, self, (*args, None)[:2])
 
     def callproc(self, procname: str, params: Any = None, kparams: Any = None) -> Any:
         """Call a stored procedure, after which anything may have changed."""

@@ -53,6 +53,7 @@ class RowWrite:
     :param epoch: token under which they were learned.
     :ivar table: canonical name of the table.
     :ivar understood: whether it is known how the statement names its rows.
+    :ivar mistaken: whether another statement may have been sent.
     """
 
     def __init__(self, session: Session, keys: TableKeys, epoch: str) -> None:
@@ -74,6 +75,7 @@ class RowWrite:
         self._inserted: list[tuple[list[str | None], list[Any]]] = []
         self._conflicts = False
         self.understood = False
+        self.mistaken = False
 
     # INSERT.
 
@@ -277,7 +279,7 @@ class RowWrite:
         result = execute()
         driver = cursor.cursor
         if self._returned.new and driver.description is None:
-            self.understood = False  # somebody has kept the statement from the database
+            self.mistaken = True  # somebody has kept the statement from the database
         elif self._returned.new:
             self._take(driver)
         else:
@@ -322,6 +324,8 @@ class RowWrite:
         """Return what the statement has changed."""
         if not self._ran or not self._touched:
             return NOTHING
+        if self._read_before is not None and not self._same_rows():
+            self._before = None
         changed = ChangedRows(self._keys)
         for key in self._keys.keys:
             if self._set is None or not self._set & set(key):
@@ -333,6 +337,21 @@ class RowWrite:
         if columns is not None and not moved:
             columns -= set(self._keys.kinds)
         return effects_of_rows(changed, self._epoch, columns=columns, member=moved)
+
+    def _same_rows(self) -> bool:
+        """Return whether the rows that were read before a statement are those that it has met.
+
+        The condition may call functions, and time may have passed.
+        """
+        primary = self._keys.primary
+        if not primary or (self._set or frozenset()) & set(primary):
+            return False
+        places = [self._keys.columns().index(column) for column in primary]
+
+        def keys(rows: list[Any]) -> list[str]:
+            return sorted(repr([row[place] for place in places]) for row in rows)
+
+        return keys(self._before or []) == keys(self._after or [])
 
     def _moved(self) -> bool:
         """Return whether a column of a key may have changed, or rows have come or gone."""

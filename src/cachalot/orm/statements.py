@@ -255,6 +255,9 @@ def _run_commit(
     transaction = session.transaction()
     total = effects | (NOTHING if transaction is None else transaction.effects())
     result = cache.finish(session, total, execute, "raw")
+    for one in statements:
+        if one.verb in {"LOCK", "UNLOCK"}:
+            session.tables_locked = one.verb == "LOCK"
     if any(one.name == "autocommit" for one in statements):
         session.autocommit_set(off=sql.rstrip(" ;\n").upper().endswith(("0", "OFF", "FALSE")))
     return result

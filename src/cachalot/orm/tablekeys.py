@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cachalot.analysis.catalogue import Catalogue
 from cachalot.analysis.policies import policy_of
 from cachalot.analysis.rawsql import canonical_table
+from cachalot.analysis.schema import changes_with_itself
 from cachalot.analysis.shapes import Shape, shape_of
 from cachalot.analysis.tablekeys import Columns, TableKeys, combined, stated_keys
 from cachalot.analysis.trace import Marked, Recording
@@ -160,7 +161,7 @@ def row_write(
     if effects.everything:
         return None
     table = canonical_table(query.get_meta().db_table)
-    if policy_of(frozenset({table}), config).granularity != "row":
+    if policy_of(frozenset({table}), config).granularity != "row" or changes_with_itself(table, config):
         return None
     try:
         facts = facts_of(session, cache, config)
