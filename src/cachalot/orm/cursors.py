@@ -115,10 +115,12 @@ class Sending:
 
     def _compare(self, sql: Any, params: Any, cursor: Any) -> None:
         """See whether it is what was announced; a comment beside it changes nothing."""
-        text = text_of(sql, {"cursor": cursor})
-        same = text is not None and _COMMENTS.sub("", text) == _COMMENTS.sub("", self._announced[0])
+        same = sql is self._announced[0]
         if not same:
-            self._session.work.surprises |= judge(self._session, text).effects
+            text = text_of(sql, {"cursor": cursor})
+            same = text is not None and _COMMENTS.sub("", text) == _COMMENTS.sub("", self._announced[0])
+            if not same:
+                self._session.work.surprises |= judge(self._session, text).effects
         if self._row_write is not None and not (same and _are_the_same(params, self._announced[1])):
             self._row_write.mistaken = True
 
