@@ -117,7 +117,9 @@ def _stop_at_statements(points: Points) -> None:
         verb = sql.lstrip().split(None, 1)[0].upper()
         if verb == "SELECT":
             return points.around("QUERY", execute, sql, params, many, context)
-        inside = context["connection"].__dict__[SESSION].transaction() is not None
+        session = context["connection"].__dict__[SESSION]
+        # The transaction of a write in autocommit begins further inside.
+        inside = session.transaction() is not None or session.work.alone is not None
         if verb in {"INSERT", "UPDATE", "DELETE"} and not inside:
             return points.around("COMMIT", execute, sql, params, many, context)
         return execute(sql, params, many, context)
