@@ -98,7 +98,7 @@ def _ordered_by_columns(connection: Any, sql: str) -> bool:
     column = qualified(connection).pattern
     item = re.compile(rf"(?:{column})(?: IS(?: NOT)? NULL)?(?: ASC| DESC)?(?: NULLS (?:FIRST|LAST))?")
     items = _CUT.split(tail)[0].split(", ")
-    return head.count("(") == head.count(")") and all(item.fullmatch(one) for one in items)
+    return _is_balanced(head) and all(item.fullmatch(one) for one in items)
 
 
 _CUT = re.compile(r" (?:LIMIT|OFFSET|FETCH) ")
@@ -165,8 +165,9 @@ class _Search:
         place = self._places.get((other, foreign))
         if place is None and not kept:
             place = self._places.get((alias, column))
-        found = frozenset(also | {column}) if comes else frozenset(also)
-        return None if place is None else Found((column,), place, comes, found)
+        if comes:
+            also.add(column)
+        return None if place is None else Found((column,), place, comes, frozenset(also))
 
     def _quiet(self, alias: str, by: Join, column: str) -> set[str] | None:
         """Return which columns of a table decide, by joins alone, whether a row is seen.
@@ -220,4 +221,8 @@ class _Search:
 def _unordered(sql: str) -> str:
     """Return a text without the ORDER BY at its end; that of a window stands in parentheses."""
     head = sql.rpartition(" ORDER BY ")[0]
-    return head if head and head.count("(") == head.count(")") else sql
+    return head if head and _is_balanced(head) else sql
+
+
+def _is_balanced(text: str) -> bool:
+    return text.count("(") == text.count(")")

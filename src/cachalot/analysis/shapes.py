@@ -21,6 +21,7 @@ from cachalot.core.tags import ALL_COLUMNS, EPOCH, Scope, Tag, any_of, whole_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Set as AbstractSet
 
     from cachalot.analysis.covers import Cover
     from cachalot.analysis.tablekeys import Key, TableKeys
@@ -83,9 +84,7 @@ class Part:
         tags = [whole_of(self.table), Tag(Scope.BULK, self.table, found.key)]
         if found.comes:
             tags.append(Tag(Scope.ROWS, self.table))
-        if found.also and (self.keys is None or not found.also <= set(self.keys.kinds)):
-            tags.append(Tag(Scope.COLUMN, self.table, (ALL_COLUMNS,)))
-        return (*tags, *(Tag(Scope.COLUMN, self.table, (name,)) for name in sorted(found.also)))
+        return (*tags, *_columns_of(self.table, self.keys, found.also))
 
     def tag_of(self, value: Any) -> Tag | None:
         """Return what it depends on by one value that was found; ``None`` if it has no canonical text."""
@@ -205,9 +204,16 @@ def _uncovered(table: str, keys: TableKeys, columns: set[str] | None) -> tuple[T
     """Return what a table depends on of which any row may matter."""
     if columns is None or len(columns) > MAX_COLUMNS:
         return (any_of(table),)
+    return (whole_of(table), Tag(Scope.ROWS, table), *_columns_of(table, keys, columns))
+
+
+def _columns_of(table: str, keys: TableKeys | None, columns: AbstractSet[str]) -> tuple[Tag, ...]:
+    """Return what a result depends on that uses some columns of any row."""
     # Which columns of keys an UPDATE has changed is always said one by one.
-    names = (*([] if columns <= set(keys.kinds) else [ALL_COLUMNS]), *sorted(columns))
-    return (whole_of(table), Tag(Scope.ROWS, table), *(Tag(Scope.COLUMN, table, (name,)) for name in names))
+    named = columns <= set(() if keys is None else keys.kinds)
+    return tuple(
+        Tag(Scope.COLUMN, table, (name,)) for name in (*([] if named else [ALL_COLUMNS]), *sorted(columns))
+    )
 
 
 def _sources(cover: Cover | None, places: dict[int, int]) -> tuple[Source, ...] | None:
@@ -243,8 +249,6 @@ def _used(
     The compiler and the text are two witnesses, and what either names is used. A name that stands by itself
     in the text and is that of a column may be one: SQL that an expression has written.
     """
-    if not recording.blocks:
-        return None
     names = qualified(recording.blocks[0].compiler.connection)
     found: dict[str, set[str]] = {}
     pairs = {(one[0] or one[1], one[2]) for one in names.findall(sql)}

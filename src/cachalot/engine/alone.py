@@ -80,7 +80,7 @@ def possible(session: Session) -> bool:
         return False
     if not connection.features.supports_transactions or session.tables_locked:
         return False
-    if connection.in_atomic_block or session.transaction() is not None:
+    if session.transaction() is not None:
         return False
     return connection.connection is None or (connection.autocommit and _idle(session))
 

@@ -440,10 +440,12 @@ class QueryCache:
             return self.write(session, effects, what, source, wrappable=False)
 
         mine = alone.Alone(session, marked)
-        outer, session.work.alone = session.work.alone, mine
+        session.work.alone = mine
         try:
-            result = execute()
-            session.work.alone = outer
+            try:
+                result = execute()
+            finally:
+                session.work.alone = None  # what commits it must not take it for that of somebody else
             if mine.begun:
                 written = self._written(session, effects, learned, result)
                 self.finish(session, written, lambda: alone.commit(session), source)
@@ -454,8 +456,6 @@ class QueryCache:
             if mine.begun:
                 alone.roll_back(session)
             raise
-        finally:
-            session.work.alone = outer
         return result
 
     @staticmethod
@@ -629,7 +629,7 @@ def _note_what_is_learned(
 ) -> Result:
     try:
         result = execute()
-    except BaseException:
+    except BaseException:  # also a signal's: the transaction may be committed all the same
         transaction.note(effects)
         raise
     _note(transaction, effects, learned, result)

@@ -231,7 +231,7 @@ class WriteSeam(Seam):
         table = frozenset({row_write.table})
 
         def learned(result: Any) -> Effects:
-            if not row_write.understood or row_write.mistaken:
+            if not row_write.understood:
                 return effects
             if isinstance(self, SQLInsertCompiler):
                 fields = self.returning_fields or ()

@@ -122,13 +122,13 @@ class Sending:
             if not same:
                 self._session.work.surprises |= judge(self._session, text).effects
         if self._row_write is not None and not (same and _are_the_same(params, self._announced[1])):
-            self._row_write.mistaken = True
+            self._row_write.understood = False
 
     def end(self) -> None:
         """Note that it was not sent, as far as can be seen: whoever kept it may have sent it otherwise."""
         if not self._sent:
             if self._row_write is not None:
-                self._row_write.mistaken = True
+                self._row_write.understood = False
             if self._alone is not None:
                 self._alone.unsent = True
 

@@ -52,8 +52,7 @@ class RowWrite:
     :param keys: of its table.
     :param epoch: token under which they were learned.
     :ivar table: canonical name of the table.
-    :ivar understood: whether it is known how the statement names its rows.
-    :ivar mistaken: whether another statement may have been sent.
+    :ivar understood: whether it is known how the statement names its rows, and that no other was sent.
     """
 
     def __init__(self, session: Session, keys: TableKeys, epoch: str) -> None:
@@ -68,14 +67,12 @@ class RowWrite:
         self._after: list[Any] | None = None
         self._covers: dict[Key, list[tuple[str, ...]]] = {}
         self._columns: frozenset[str] | None = None
-        self._set: frozenset[str] | None = None  # with what the database computes from them
         self._returned = _Returned()
         self._read_before: tuple[str, tuple[Any, ...]] | None = None
         self._read_after: tuple[str, tuple[Any, ...]] | None = None
         self._inserted: list[tuple[list[str | None], list[Any]]] = []
         self._conflicts = False
         self.understood = False
-        self.mistaken = False
 
     # INSERT.
 
@@ -156,7 +153,6 @@ class RowWrite:
         columns: frozenset[str] | None,
     ) -> tuple[str, tuple[Any, ...]]:
         self._columns = columns
-        self._set = None if columns is None else columns | self._keys.generated
         where = compiler.query.where
         table = compiler.query.base_table
         outcome = recording.blocks[0].outcomes.get(id(where))
@@ -194,7 +190,7 @@ class RowWrite:
         connection = self._session.connection
         vendor, quote = connection.vendor, connection.ops.quote_name
         columns = [quote(column) for column in self._keys.columns()]
-        setting = bool(self._set and self._set & set(self._keys.kinds))
+        setting = self._may_set(self._keys.kinds)
         if vendor == "sqlite" and _sqlite_version() < _SQLITE_RETURNING:
             self._ask_afterwards(covers)
             return parts.sql, parts.params
@@ -226,7 +222,7 @@ class RowWrite:
         """Read the rows of an UPDATE by their primary keys when it has run, if it does not change these."""
         primary = self._keys.primary
         over = [one for one in covers if one and all(atom.key == primary for atom in one)]
-        if self._columns is None or not primary or not over or (self._set or frozenset()) & set(primary):
+        if self._columns is None or not primary or not over or self._may_set(primary):
             return
         quote = self._session.connection.ops.quote_name
         columns = ", ".join(map(quote, self._keys.columns()))
@@ -248,7 +244,7 @@ class RowWrite:
             versions = f"WITH (OLD AS {_OLD}, NEW AS {_NEW})"
             return f"{parts.sql} RETURNING {versions} {', '.join(returned)}", parts.params
         primary = self._keys.primary
-        if not primary or len(recording.blocks) > 1 or (self._set and self._set & set(primary)):
+        if not primary or len(recording.blocks) > 1 or self._may_set(primary):
             self._returned = _Returned(new=True)
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
         table = quote(self._keys.name)
@@ -279,7 +275,7 @@ class RowWrite:
         result = execute()
         driver = cursor.cursor
         if self._returned.new and driver.description is None:
-            self.mistaken = True  # somebody has kept the statement from the database
+            self.understood = False  # somebody has kept the statement from the database
         elif self._returned.new:
             self._take(driver)
         else:
@@ -328,7 +324,7 @@ class RowWrite:
             self._before = None
         changed = ChangedRows(self._keys)
         for key in self._keys.keys:
-            if self._set is None or not self._set & set(key):
+            if not self._may_set(key):
                 self._add(changed, key, self._after, self._covers.get(key))
             else:
                 self._add(changed, key, self._before, self._covers.get(key))
@@ -338,13 +334,17 @@ class RowWrite:
             columns -= set(self._keys.kinds)
         return effects_of_rows(changed, self._epoch, columns=columns, member=moved)
 
+    def _may_set(self, columns: Iterable[str]) -> bool:
+        """Return whether an UPDATE sets one of some columns, or the database computes it anew."""
+        return self._columns is not None and not (self._columns | self._keys.generated).isdisjoint(columns)
+
     def _same_rows(self) -> bool:
         """Return whether the rows that were read before a statement are those that it has met.
 
         The condition may call functions, and time may have passed.
         """
         primary = self._keys.primary
-        if not primary or (self._set or frozenset()) & set(primary):
+        if not primary or self._may_set(primary):
             return False
         places = [self._keys.columns().index(column) for column in primary]
 
@@ -357,7 +357,7 @@ class RowWrite:
         """Return whether a column of a key may have changed, or rows have come or gone."""
         if self._columns is None:
             return True
-        if self._set is not None and not self._set & set(self._keys.kinds):
+        if not self._may_set(self._keys.kinds):
             return False
         before, after = self._before, self._after
         if before is None or after is None or not self._keys.primary or len(after) > MAX_WRITTEN:
