@@ -109,7 +109,7 @@ def invalidate(
         if transaction is not None:
             transaction.note(effects)
         for cache in _caches(cache_alias):
-            cache.invalidate(session, effects, announced=False)
+            cache.writes.invalidate(session, effects, announced=False)
         if transaction is None:
             session.notices.append(effects)
             announce(session)
@@ -335,7 +335,7 @@ def _deliver(alias: str, effects: Effects) -> None:
         transaction = session.transaction()
         if transaction is not None:
             transaction.note(effects)
-        cache.invalidate(session, effects, "transaction")
+        cache.writes.invalidate(session, effects, "transaction")
         announce(session)
 
 

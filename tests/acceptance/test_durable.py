@@ -21,8 +21,8 @@ from cachalot.conf import current
 from cachalot.core.decisions import Reason
 from cachalot.engine import caches as engine_caches
 from cachalot.engine import outbox
-from cachalot.engine.cache import QueryCache
 from cachalot.engine.draining import Draining
+from cachalot.engine.writes import Writes
 from cachalot.models import Outbox
 from cachalot.orm.connection import session_of
 from tests.acceptance.faulty import FaultyCache, faults, used
@@ -473,7 +473,7 @@ def test_rows_that_cannot_be_deleted():
     written_by_the_dead()
     with (
         mock.patch.object(outbox, "remove", side_effect=DatabaseError("read-only")),
-        mock.patch.object(QueryCache, "_deliver", autospec=True, side_effect=QueryCache._deliver) as deliver,
+        mock.patch.object(Writes, "deliver", autospec=True, side_effect=Writes.deliver) as deliver,
     ):
         agreed(names)
         with outage():
@@ -487,7 +487,7 @@ def test_rows_that_cannot_be_deleted():
 def test_delivery_that_fails_leaves_the_rows():
     """A row is deleted only after it was delivered."""
     written_by_the_dead()
-    with mock.patch.object(QueryCache, "_deliver", side_effect=RuntimeError("killed")):
+    with mock.patch.object(Writes, "deliver", side_effect=RuntimeError("killed")):
         assert reasons(names) == [Reason.UNDELIVERED]
     assert waiting() == [AUTHORS]
     assert agreed(names) == ["after"]
@@ -496,7 +496,7 @@ def test_delivery_that_fails_leaves_the_rows():
 def test_two_processes_deliver_at_once(other_connection):
     """Who comes while another process is about to deliver a row serves nothing that is older than it."""
     written_by_the_dead()
-    original, reached, go_on = QueryCache._deliver, threading.Event(), threading.Event()
+    original, reached, go_on = Writes.deliver, threading.Event(), threading.Event()
 
     def deliver(cache, session, effects, config):
         if threading.current_thread() is not threading.main_thread():
@@ -504,7 +504,7 @@ def test_two_processes_deliver_at_once(other_connection):
             assert go_on.wait(30)
         original(cache, session, effects, config)
 
-    with mock.patch.object(QueryCache, "_deliver", deliver):
+    with mock.patch.object(Writes, "deliver", deliver):
         first = other_connection.start(names)
         assert reached.wait(30)
         die()

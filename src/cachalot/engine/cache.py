@@ -1,4 +1,4 @@
-"""The cache of queries: look for a result, keep a result, carry a write to its end.
+"""The cache of queries: looks for a result, keeps a result.
 
 This is where the parts meet. The protocol says what is true, the session says what this connection has done,
 the guard carries steps to the store, and this module asks them in the right order. It does not know the ORM.
@@ -6,60 +6,40 @@ the guard carries steps to the store, and this module asks them in the right ord
 
 from __future__ import annotations
 
-import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-from django.db import Error
+from typing import TYPE_CHECKING, Any
 
 from cachalot.codecs.pickled import DecodeError, decode, decode_all, encode
-from cachalot.conf import Config, current
 from cachalot.core import protocol
 from cachalot.core.decisions import Decision, Reason
 from cachalot.core.envelope import STAMP_SIZE, BadEnvelope, Entry, open_sealed, seal
 from cachalot.core.keys import Namespace, draw, name_of
-from cachalot.core.protocol import Answer, Found, Keys, WriteKeys
+from cachalot.core.protocol import Answer, Found, Keys
 from cachalot.core.steps import GetMany, Timeout
 from cachalot.core.tags import EPOCH, PASSING, Effects
-from cachalot.engine import alone, facts, outbox, registry, scopes
+from cachalot.engine import scopes
 from cachalot.engine.apart import entry_apart
-from cachalot.engine.attempt import Attempt
-from cachalot.engine.draining import Draining, NotReadError, between_transactions
+from cachalot.engine.draining import NotReadError
+from cachalot.engine.guesses import Guesses
 from cachalot.engine.isolation import Level
 from cachalot.engine.lookups import Lookup, Query, Ticket, decision_of, own_result, ticket_for
 from cachalot.engine.switch import Switch
 from cachalot.engine.tagkeys import tag_keys, write_keys
 from cachalot.engine.transaction import LocalResult, Transaction
-from cachalot.observe.events import CacheEvent, WriteEvent, emit
+from cachalot.engine.writes import Writes
+from cachalot.observe.events import CacheEvent, emit
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from cachalot.conf import Config
     from cachalot.core.tags import Tag
     from cachalot.engine.guard import Guard
     from cachalot.engine.session import Session
-
-logger = logging.getLogger("cachalot")
-
-Result = TypeVar("Result")
-
-MAX_GUESSES = 10_000
-"""Entries of which it is remembered which tags they name."""
-
-
-class Guess(NamedTuple):
-    """The tags that an entry named when it was last seen.
-
-    :param names: as they stand in the entry.
-    :param keys: theirs.
-    """
-
-    names: tuple[bytes, ...]
-    keys: tuple[str, ...]
 
 
 class QueryCache:
@@ -70,6 +50,7 @@ class QueryCache:
     :param secret: with which entries are sealed.
     :param cache_of: returns the cache of queries in another Django cache, ``None`` if it cannot be one.
     :param doubtful: whether writes may have gone by while another cache was in use (``override_settings``).
+    :ivar writes: what is written on these databases.
     """
 
     def __init__(
@@ -84,14 +65,12 @@ class QueryCache:
         self.alias = alias
         self.guard = guard
         self.switch = Switch(guard)
+        self.writes = Writes(alias, guard)
         self._secret = secret
         self._cache_of = cache_of
         self._doubtful = doubtful
         self._cleared: set[str] = set()
-        self._guesses: dict[str, Guess] = {}
-        self._draining = Draining(alias, guard, self._deliver)
-
-    # Reads.
+        self._guesses = Guesses()
 
     def look(self, session: Session, query: Query, config: Config) -> Lookup:
         """Look for the result of a query.
@@ -116,7 +95,7 @@ class QueryCache:
 
     def _clear_doubts(self, session: Session, config: Config) -> None:
         space = session.namespace(config)
-        self._draining.before_hit(session, config)
+        self.writes.draining.before_hit(session, config)
         if self._doubtful and space.root not in self._cleared:
             keys = write_keys(space, session, Effects(everything=True), config)
             self.guard.run(protocol.bump(keys, draw))
@@ -216,7 +195,7 @@ class QueryCache:
             except BadEnvelope:
                 return None
 
-        named = partial(self._named, space, query)
+        named = partial(self._guesses.keys_of, space, query.name)
         if clock is None:
             steps = protocol.read(keys, open_entry, draw, named)
         else:
@@ -279,7 +258,7 @@ class QueryCache:
             emit(CacheEvent("undecodable", str(error)))
             return Lookup(Decision.miss(Reason.UNDECODABLE), ticket=kept)
         if answer.entry.more:
-            self._guess(space, query, answer.entry.more)
+            self._guesses.note(space, query.name, answer.entry.more)
         return Lookup(Decision.hit(), frames, answer.entry.saved_us / 1e6, kept)
 
     def keep(
@@ -337,22 +316,8 @@ class QueryCache:
         if stamp is None:
             return entry
         entry = replace(entry, stamp=stamp, more=tuple(map(name_of, found)))
-        self._guess(space, ticket.query, entry.more)
+        self._guesses.note(space, ticket.query.name, entry.more)
         return entry
-
-    def _guess(self, space: Namespace, query: Query, names: tuple[bytes, ...]) -> None:
-        """Remember which tags an entry names, to ask for their tokens together with it the next time."""
-        key = space.entry(query.name)
-        if key in self._guesses and self._guesses[key].names == names:
-            return
-        if len(self._guesses) > MAX_GUESSES:
-            self._guesses.clear()
-        self._guesses[key] = Guess(names, space.all_named(names))
-
-    def _named(self, space: Namespace, query: Query, names: tuple[bytes, ...]) -> tuple[str, ...]:
-        """Return the keys of the tags that an entry names."""
-        guess = self._guesses.get(space.entry(query.name))
-        return guess.keys if guess is not None and guess.names == names else space.all_named(names)
 
     def unwritten(self, session: Session, ticket: Ticket, config: Config) -> bool:
         """Return whether it is certain that nobody has announced a write since a ticket was made.
@@ -383,223 +348,6 @@ class QueryCache:
         with suppress(StoreAway):
             self._home(query).guard.run(protocol.fill(session.namespace(config).entry(query.name), nothing))
 
-    # Writes.
-
-    def write(
-        self,
-        session: Session,
-        effects: Effects,
-        execute: Callable[[], Result],
-        source: str,
-        *,
-        wrappable: bool,
-        learned: Callable[[Result], Effects] | None = None,
-    ) -> Result:
-        """Run a statement that writes.
-
-        :param effects: what it may change.
-        :param execute: runs it.
-        :param source: for the event.
-        :param wrappable: whether it may as well be run inside a transaction.
-        :param learned: says, given what ``execute`` returns, what it has changed; no more than ``effects``.
-        :returns: what ``execute`` returns.
-        :raises Exception: what ``execute`` raises.
-        """
-        transaction = session.transaction()
-        if transaction is None:
-            if learned is not None and alone.possible(session):
-                return self._write_alone(session, effects, execute, source, learned)
-            return self.finish(session, effects, execute, source, wrappable=wrappable)
-        if learned is not None:
-            try:
-                return _note_what_is_learned(transaction, effects, execute, learned)
-            finally:
-                if session.connection.vendor == "mysql":
-                    # Of a row that it changes InnoDB shows what others have changed since the snapshot.
-                    transaction.forget(effects)
-        transaction.note(effects)
-        try:
-            return execute()
-        finally:
-            # Also own results that were kept while it ran, such as those of a query in its middle.
-            transaction.forget(effects)
-
-    def _write_alone(
-        self,
-        session: Session,
-        effects: Effects,
-        execute: Callable[[], Result],
-        source: str,
-        learned: Callable[[Result], Effects],
-    ) -> Result:
-        """Run a write in a transaction of its own: what it changes is known before it is committed."""
-
-        def marked(what: Callable[[], Any]) -> Any:
-            if mine.begun or session.transaction() is None:
-                return self.finish(session, effects, what, source)
-            return self.write(session, effects, what, source, wrappable=False)
-
-        mine = alone.Alone(session, marked)
-        session.work.alone = mine
-        try:
-            try:
-                result = execute()
-            finally:
-                session.work.alone = None  # what commits it must not take it for that of somebody else
-            if mine.begun:
-                written = self._written(session, effects, learned, result)
-                self.finish(session, written, lambda: alone.commit(session), source)
-                session.ended()
-            elif mine.unsent:
-                self.invalidate(session, effects, source)
-        except BaseException:
-            if mine.begun:
-                alone.roll_back(session)
-            raise
-        return result
-
-    @staticmethod
-    def _written(
-        session: Session, effects: Effects, learned: Callable[[Result], Effects], result: Result
-    ) -> Effects:
-        """Return what the transaction of one write has changed."""
-        transaction = session.transaction()
-        if transaction is None:
-            return effects
-        _note(transaction, effects, learned, result)
-        return transaction.effects()
-
-    def commit(self, session: Session, execute: Callable[[], Result]) -> Result:
-        """Commit the transaction of a connection.
-
-        :param execute: commits on the database.
-        :returns: what ``execute`` returns.
-        :raises Exception: what ``execute`` raises.
-        """
-        transaction = session.transaction()
-        effects = Effects() if transaction is None else transaction.effects()
-        if session.aborted():
-            # PostgreSQL answers the COMMIT of a failed transaction with ROLLBACK.
-            result = execute()
-            session.rolled_back()
-            return result
-        result = self.finish(session, effects, execute, "transaction")
-        session.ended()
-        return result
-
-    def prepare(self, session: Session, gid: str) -> None:
-        """Put what a transaction has written into the outbox: whoever commits it later makes that visible.
-
-        :param gid: name under which the transaction is about to be prepared.
-        """
-        config = current()
-        transaction = session.transaction()
-        effects = Effects() if transaction is None else transaction.effects()
-        if not effects or config.on_cache_failure != "outbox" or session.aborted():
-            return
-        available = False
-        with suppress(Error):
-            available = outbox.is_there(session, config)
-        if available and outbox.put(session, self.alias, effects, config, gid):
-            outbox.tell(effects)
-
-    def between(self, session: Session, *, begins: bool = False) -> None:
-        """Use a moment between two transactions to read the outbox, if that is due; never raises.
-
-        :param begins: whether a transaction is about to begin.
-        """
-        self._draining.between(session, current(), begins=begins)
-
-    def drain(self, session: Session) -> int | None:
-        """Deliver what the outbox holds.
-
-        :returns: how many rows were delivered; ``None`` if the database has no outbox.
-        :raises django.db.Error: the database does not answer.
-        :raises StoreAway: the cache does not answer.
-        """
-        config = current()
-        session.connection.ensure_connection()
-        if not outbox.is_there(session, config):
-            return None
-        return self._draining.drain(session, config)
-
-    def finish(
-        self,
-        session: Session,
-        effects: Effects,
-        execute: Callable[[], Result],
-        source: str,
-        *,
-        wrappable: bool = False,
-    ) -> Result:
-        """Run what commits ``effects``, with MARK before and DONE after it."""
-        if not effects:
-            return execute()
-        config = current()
-        put_off = scopes.deferred.get()
-        root = session.namespace(config).root
-        if put_off is not None and put_off.note(root, session.connection.alias, effects):
-            try:
-                return execute()
-            finally:
-                if put_off.closed:
-                    self.invalidate(session, effects, source)
-        attempt = Attempt(session, execute, effects, self.alias, config, wrappable=wrappable)
-        keys = write_keys(session.namespace(config), session, effects, config)
-        if self.guard.commit(keys, attempt, attempt.unmarked):
-            facts.forget(self.alias, root)
-        if attempt.error is not None:
-            error, attempt.error = attempt.error, None
-            raise error
-        if not attempt.wrapped:
-            self.announce(session, effects, source)
-        result: Result = attempt.result
-        return result
-
-    def announce(self, session: Session, effects: Effects, source: str) -> None:
-        """Tell those who listen about writes that were committed."""
-        registry.note(self, session.namespace(current()), effects)
-        session.notices.append(effects)
-        emit(WriteEvent(session.connection.alias, effects.tables, effects.everything, source))
-
-    def invalidate(
-        self, session: Session, effects: Effects, source: str = "api", *, announced: bool = True
-    ) -> None:
-        """End all results that ``effects`` touch, for a write that is committed already.
-
-        :param announced: whether those who listen are told now.
-        """
-        config = current()
-        keys = write_keys(session.namespace(config), session, effects, config)
-        try:
-            self.guard.run(protocol.bump(keys, draw))
-        except StoreAway:
-            self._keep_for_later(session, effects, keys, config)
-        if announced:
-            self.announce(session, effects, source)
-
-    def _keep_for_later(self, session: Session, effects: Effects, keys: WriteKeys, config: Config) -> None:
-        """Remember what is committed already and could not be delivered."""
-        if config.on_cache_failure == "ignore":
-            return
-        self.guard.remember(keys)
-        if config.on_cache_failure != "outbox" or session.connection.connection is None:
-            return
-        with suppress(Error):
-            stored = between_transactions(session) and outbox.is_there(session, config)
-            if stored and outbox.put(session, self.alias, effects, config):
-                outbox.tell(effects)
-
-    def _deliver(self, session: Session, effects: Effects, config: Config) -> None:
-        """End what a row of the outbox says.
-
-        :raises StoreAway: the cache does not answer.
-        """
-        space = session.namespace(config)
-        self.guard.deliver()
-        self.guard.tell(protocol.bump(write_keys(space, session, effects, config), draw))
-        registry.note(self, space, effects)
-
     # Facts that are kept beside results.
 
     def kept_fact(self, key: str, epoch: bytes) -> Any:
@@ -619,34 +367,6 @@ class QueryCache:
         entry = Entry(epoch, 0, encode(fact))
         with suppress(StoreAway):
             self.guard.run(protocol.fill(key, seal(key.encode(), self._secret, entry)))
-
-
-def _note_what_is_learned(
-    transaction: Transaction,
-    effects: Effects,
-    execute: Callable[[], Result],
-    learned: Callable[[Result], Effects],
-) -> Result:
-    try:
-        result = execute()
-    except BaseException:  # also a signal's: the transaction may be committed all the same
-        transaction.note(effects)
-        raise
-    _note(transaction, effects, learned, result)
-    return result
-
-
-def _note(
-    transaction: Transaction, effects: Effects, learned: Callable[[Result], Effects], result: Result
-) -> None:
-    """Note what a statement that has run has changed."""
-    changed = effects
-    try:
-        changed = learned(result)
-    except Exception:
-        # A fault of ours: the table has changed, and the user has his rows.
-        logger.exception("It could not be told which rows a statement has changed.")
-    transaction.note(changed)
 
 
 def _valid(session: Session, ticket: Ticket, config: Config) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from cachalot.core.tags import Effects, Tag
     from cachalot.engine.cache import QueryCache
+    from cachalot.engine.guard import Guard
 
 TIE_SECONDS = 64e-6
 """By so much the time of several tags may exceed the latest of them, to change whenever one of them does."""
@@ -36,16 +37,20 @@ def forget() -> None:
     _known.clear()
 
 
-def note(cache: QueryCache, space: Namespace, effects: Effects) -> None:
-    """Note that tables, or everything, were invalidated, once per process."""
+def note(alias: str, guard: Guard, space: Namespace, effects: Effects) -> None:
+    """Note that tables, or everything, were invalidated, once per process.
+
+    :param alias: of the cache.
+    :param guard: the way to it.
+    """
     for tag in (*((EPOCH,) if effects.everything else ()), *map(any_of, sorted(effects.tables))):
-        key = (cache.alias, space.ever(tag))
+        key = (alias, space.ever(tag))
         if key in _known:
             continue
         if len(_known) > MAX_KNOWN:
             _known.clear()
         try:
-            cache.guard.ask(Add(key[1], 1, Lifetime.STATE))
+            guard.ask(Add(key[1], 1, Lifetime.STATE))
         except StoreAway:
             return
         _known.add(key)

@@ -117,8 +117,8 @@ def _committing(session: Session) -> Callable[[Original], Original]:
             cache = query_cache(current().cache)
             if cache is None:
                 return original()
-            result = cache.commit(session, original)
-            cache.between(session)
+            result = cache.writes.commit(session, original)
+            cache.writes.between(session)
             if session.manual:
                 announce(session)
             return result
@@ -149,7 +149,7 @@ def _setting_autocommit(session: Session) -> Callable[[Original], Original]:
             if not autocommit or cache is None:
                 return original(autocommit)
             # MySQL and SQLite commit what is open when autocommit is switched on.
-            return cache.commit(session, lambda: original(autocommit))
+            return cache.writes.commit(session, lambda: original(autocommit))
 
         return _set_autocommit
 
@@ -186,7 +186,7 @@ def _use_moment(session: Session, *, begins: bool = False) -> None:
     """Use a moment between two transactions; see ``QueryCache.between``."""
     cache = query_cache(current().cache)
     if cache is not None:
-        cache.between(session, begins=begins)
+        cache.writes.between(session, begins=begins)
 
 
 def _running_hooks(session: Session) -> Callable[[Original], Original]:

@@ -123,7 +123,7 @@ def _run(
     statements, effects, _calls = judged
     single = statements[0] if len(statements) == 1 else None
     if single is not None and _prepares(session, single):
-        cache.prepare(session, single.name)
+        cache.writes.prepare(session, single.name)
     if single is not None and (single.kind in _EDGES or session.begun_by(single)):
         return _run_edge(session, cache, single, execute, fixes=_fixes(sql))
     if session.connection.vendor == "mysql" and any(_commits(one) for one in statements):
@@ -235,8 +235,8 @@ def _run_write(
     if transaction is not None and ends:
         # It may have committed what came before; and if it has not, that is still to be committed.
         transaction.note(effects)
-        return cache.finish(session, transaction.effects(), execute, "raw")
-    return cache.write(session, effects, execute, "raw", wrappable=wrappable)
+        return cache.writes.finish(session, transaction.effects(), execute, "raw")
+    return cache.writes.run(session, effects, execute, "raw", wrappable=wrappable)
 
 
 def _commits(statement: Statement) -> bool:
@@ -254,7 +254,7 @@ def _run_commit(
 ) -> Any:
     transaction = session.transaction()
     total = effects | (NOTHING if transaction is None else transaction.effects())
-    result = cache.finish(session, total, execute, "raw")
+    result = cache.writes.finish(session, total, execute, "raw")
     for one in statements:
         if one.verb in {"LOCK", "UNLOCK"}:
             session.tables_locked = one.verb == "LOCK"
@@ -268,11 +268,11 @@ def _run_edge(
 ) -> Any:
     """Run BEGIN, COMMIT, ROLLBACK or PREPARE TRANSACTION sent as a statement."""
     if statement.kind is Kind.BEGIN and session.transaction() is None:
-        cache.between(session)
+        cache.writes.between(session)
     if statement.kind is Kind.COMMIT or session.begun_by(statement):
-        result = cache.commit(session, execute)
+        result = cache.writes.commit(session, execute)
     elif statement.kind is Kind.BEGIN and session.connection.vendor == "mysql":
-        result = cache.commit(session, execute)
+        result = cache.writes.commit(session, execute)
         session.begun()
     else:
         started = time.monotonic()
@@ -309,7 +309,7 @@ def _run_mixed(
     """Run several statements in one text, some of which begin or end a transaction: it may commit all."""
     transaction = session.transaction()
     total = effects | (NOTHING if transaction is None else transaction.effects())
-    result = cache.finish(session, total, execute, "raw")
+    result = cache.writes.finish(session, total, execute, "raw")
     for statement in statements:
         if statement.kind is Kind.BEGIN:
             session.begun()

@@ -44,7 +44,7 @@ def run(
     surprises, work.surprises = work.surprises, NOTHING
     alone, work.alone = work.alone, None  # of a write that is being compiled, with this one in its middle
     try:
-        return cache.write(session, effects, expected, "orm", wrappable=True, learned=learned)
+        return cache.writes.run(session, effects, expected, "orm", wrappable=True, learned=learned)
     finally:
         found, work.surprises = work.surprises, surprises
         work.alone = alone
@@ -58,6 +58,6 @@ def _add(session: Session, cache: QueryCache, effects: Effects) -> None:
         return
     transaction = session.transaction()
     if transaction is None:
-        cache.invalidate(session, effects, "orm")
+        cache.writes.invalidate(session, effects, "orm")
     else:
         transaction.note(effects)

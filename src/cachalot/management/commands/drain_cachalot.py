@@ -53,7 +53,7 @@ def _drained(alias: str, cache_alias: str) -> str:
     if cache is None:
         return ""
     try:
-        number = cache.drain(attach(connections[alias]))
+        number = cache.writes.drain(attach(connections[alias]))
     except StoreAway as error:
         raise CommandError(f"The cache {cache_alias!r} does not answer: {error}. Run this again.") from error
     except Error as error:
