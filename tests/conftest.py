@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 from django.conf import settings
+from django.contrib.contenttypes.management import create_contenttypes
+from django.contrib.contenttypes.models import ContentType
 from django.core.cache import caches
 from django.db import connection, connections
 from django.db.models import QuerySet
+from django.db.models.signals import post_migrate
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck
@@ -38,6 +41,22 @@ hypothesis_settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 hypothesis_settings.load_profile("cachalot")
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
+    """Make no permissions and content types anew whenever a test has emptied the tables.
+
+    That took more than half of the time of all tests. Who needs one makes it.
+    """
+    post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
+    post_migrate.disconnect(create_contenttypes)
+    post_migrate.connect(forget_contenttypes)
+
+
+def forget_contenttypes(**_details: object) -> None:
+    """Forget the content types that this process remembers: they were deleted with the rest."""
+    ContentType.objects.clear_cache()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

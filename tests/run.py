@@ -227,6 +227,7 @@ class Job:
                 "pytest",
                 "-q",
                 "--tb=short",
+                "--durations=20",
                 "--continue-on-collection-errors",
                 *self.selection,
             ),
