@@ -7,6 +7,7 @@ of a lookup: without this table that would only cost hits.
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import connection
 from django.db.models import Count, Exists, F, Model, OuterRef, Q, Sum
 
+from cachalot.api import explain
 from tests.acceptance.racing import is_hit, truth
 from tests.conftest import evaluated
 from tests.testapp import models as m
@@ -263,6 +265,53 @@ EXPECTED = {
 UNPROMISED = {
     "books with a tag":                  "x.xx.oooxo...x.......",
 }
+#: What each of the querysets is stored under, apart from the epoch and the tags ``whole`` and ``bulk``.
+COVERS = {
+    "primary key": "row(book, id=1)",
+    "two primary keys": "row(book, id=1) row(book, id=3)",
+    "proxy by primary key": "row(book, id=1)",
+    "key and another condition": "row(book, id=1)",
+    "key or key": "row(book, id=1) row(book, author_id=3)",
+    "some columns by primary key": "row(book, id=1)",
+    "unique column": "member(tag, name=tag 3)",
+    "unique pair": "row(chapter, book_id=1, number=1) member(book, id=1)",
+    "foreign key": "row(book, author_id=1)",
+    "foreign key, of an instance": "row(book, author_id=1)",
+    "foreign key, keys alone": "member(book, author_id=1)",
+    "foreign key that is null": "row(nullfk, author_id=None)",
+    "number of books of an author": "row(author, id=1) member(book, author_id=1)",
+    "slice by foreign key": "row(book, author_id=1)",
+    "select_related by primary key": "row(book, id=1) row(author, each that is found)",
+    "select_related by foreign key": "row(book, author_id=1) row(author, id=1)",
+    "prefetch_related": "row(book, id=1)",
+    "tags of a book": "member(book_tags, book_id=1) row(tag, each that is found)",
+    "books with a tag": "member(book_tags, tag_id=1) row(book, each that is found)",
+    "column of a related table":
+        "any(book) rows(author) col(author, *) col(author, id) col(author, name)",
+    "IN a subquery":
+        "rows(author) col(author, *) col(author, age) col(author, id) col(author, name) member(book, id=1)",
+    "EXISTS":
+        "rows(author) col(author, *) col(author, age) col(author, id) col(author, name) "
+        "rows(book) col(book, author_id)",
+    "union of two keys": "row(book, id=1) row(book, id=2)",
+    "child and parent table": "row(restaurant, place_ptr_id=1) row(place, id=1)",
+    "generic relation": "row(review, content_type_id={kind}, object_id=1)",
+    "other than a key": "any(book)",
+    "range": "any(book)",
+    "comparison of columns": "any(book)",
+    "all": "any(book)",
+    "one column of all": "rows(book) col(book, *) col(book, id) col(book, pages)",
+    "keys of all": "rows(book) col(book, id)",
+    "authors of books": "rows(book) col(book, author_id)",
+    "newest two": "any(book)",
+    "number by author": "rows(book) col(book, author_id) col(book, id)",
+}
+#: Where the database does not promise that a foreign key has its partner, a partner may come.
+UNPROMISED_COVERS = {
+    "select_related by primary key": "rows(author) col(author, id)",
+    "tags of a book": "rows(tag) col(tag, id)",
+    "books with a tag": "rows(book) col(book, id)",
+}
 # fmt: on
 
 
@@ -298,3 +347,14 @@ def _cell(shelf: Shelf, ask: Callable[[], Any], prepare: Callable[[Shelf], Calla
         assert after == before
         return "."
     return "x" if after != before else "o"
+
+
+@pytest.mark.parametrize("name", COVERS)
+def test_covers_of_the_usual_reads(shelf, name):
+    """Each of the usual reads depends on the rows that its conditions name, and on no more."""
+    expected = COVERS[name].format(kind=shelf.kind)
+    if connection.vendor != "postgresql":
+        expected += " " + UNPROMISED_COVERS.get(name, "")
+    tags = explain(_reads()[name](shelf)).invalidated_by
+    told = [tag.replace("testapp_", "") for tag in tags if not tag.startswith(("*", "whole(", "bulk("))]
+    assert sorted(told) == sorted(re.findall(r"\w+\([^)]*\)", expected))
