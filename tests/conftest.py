@@ -24,8 +24,10 @@ from cachalot.testing import reset
 from tests.servers import SERVERS, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
+
+    from django.db.backends.base.operations import BaseDatabaseOperations
 
 T = TypeVar("T")
 
@@ -45,13 +47,23 @@ hypothesis_settings.load_profile("cachalot")
 
 @pytest.fixture(scope="session")
 def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
-    """Make no permissions and content types anew whenever a test has emptied the tables.
+    """Empty the tables after a test in the shortest way, which took more than half of the time of all tests.
 
-    That took more than half of the time of all tests. Who needs one makes it.
+    No permissions and content types are made anew: who needs one makes it. PostgreSQL, for which TRUNCATE
+    means new files, deletes the few rows there are.
     """
+    if connection.vendor == "postgresql":
+        type(connection.ops).sql_flush = delete_rows
     post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
     post_migrate.disconnect(create_contenttypes)
     post_migrate.connect(forget_contenttypes)
+
+
+def delete_rows(
+    operations: BaseDatabaseOperations, _style: Any, tables: Sequence[str], **_options: bool
+) -> list[str]:
+    """Take the place of ``sql_flush``."""
+    return [f"DELETE FROM {operations.quote_name(table)}" for table in tables]
 
 
 def forget_contenttypes(**_details: object) -> None:

@@ -208,7 +208,6 @@ class Job:
     pair: Pair
     selection: list[str]
     environment: dict[str, str]
-    report: Path
     pytest: list[str]
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
@@ -217,6 +216,11 @@ class Job:
     def log(self) -> Path:
         """What pytest printed."""
         return LOGS / f"{self.pair.database}-{self.pair.cache}.log"
+
+    @property
+    def report(self) -> Path:
+        """The sums, and the time that each test took."""
+        return self.log.with_suffix(".xml")
 
     def start(self) -> None:
         """Its own cache directory, for two of them run at a time."""
@@ -235,6 +239,7 @@ class Job:
             *("-o", f"cache_dir=.pytest_cache/{self.pair.database}-{self.pair.cache}"),
             *self.pytest,
         ]
+        self.report.unlink(missing_ok=True)
         self.started = time.monotonic()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -313,7 +318,7 @@ def make_jobs(
             "CACHALOT_TEST_SLOT": str(slot),
             "CACHALOT_TEST_DIR": str(directory),
         }
-        jobs.append(Job(pair, selection, environment, directory / "report.xml", pytest_arguments))
+        jobs.append(Job(pair, selection, environment, pytest_arguments))
     return jobs
 
 
