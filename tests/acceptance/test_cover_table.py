@@ -194,9 +194,9 @@ def _reads() -> dict[str, Callable[[Shelf], Any]]:
         "keys of all": lambda _: ids.values_list("id"),
         "number of all": lambda _: books.count(),
         "sum of all": lambda _: books.aggregate(Sum("pages")),
-        "authors of books": lambda _: books.order_by("author").values("author").distinct(),
+        "authors of books": lambda _: books.order_by("author_id").values("author").distinct(),
         "newest two": lambda _: books.order_by("-pk")[:2],
-        "number by author": lambda _: books.order_by("author").values("author").annotate(n=Count("pk")),
+        "number by author": lambda _: books.order_by("author_id").values("author").annotate(n=Count("pk")),
     }
 
 
