@@ -382,3 +382,14 @@ def _keys_in(step: Any) -> list[str]:
 def evict(*keys: str) -> None:
     """Take keys out of the cache, as a full cache or the end of a lease does."""
     caches[current().cache].delete_many(keys)
+
+
+def stays_true(read, write):
+    """Cache a result, write, and see whether it is the one of the database.
+
+    :param read: returns what can be listed.
+    """
+    list(read())
+    list(read())
+    write()
+    same(list(read()), truth(lambda: list(read())))

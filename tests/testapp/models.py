@@ -365,3 +365,70 @@ if django.VERSION >= (6, 1):
 
         class Meta:
             required_db_features = {"supports_on_delete_db_default"}
+
+
+MASK = 0x2A0000
+
+
+class MaskedField(models.AutoField):
+    """Shows another number than the one that is stored."""
+
+    def get_prep_value(self, value):
+        """Hide."""
+        value = super().get_prep_value(value)
+        return None if value is None else value ^ MASK
+
+    def from_db_value(self, value, _expression, _connection):
+        """Show."""
+        return None if value is None else value ^ MASK
+
+
+class Masked(models.Model):
+    """Its primary key is shown as another number than the one that is stored."""
+
+    id = MaskedField(primary_key=True)
+    name = models.CharField(max_length=10, default="")
+
+
+class MaskedChild(models.Model):
+    masked = models.ForeignKey(Masked, models.CASCADE)
+
+
+class Hand(models.Model):
+    """Its second column is made by the database, by hand."""
+
+    number = models.IntegerField()
+    twice = models.IntegerField(unique=True, null=True)
+
+
+if django.VERSION >= (5, 2):
+
+    class Ticket(models.Model):
+        """Two columns are the primary key, and there is a foreign key."""
+
+        pk = models.CompositePrimaryKey("row", "number")
+        row = models.IntegerField()
+        number = models.IntegerField()
+        author = models.ForeignKey(Author, models.CASCADE)
+
+
+class ShiftedField(models.IntegerField):
+    """SELECT shows another number than the one that is stored."""
+
+    def select_format(self, compiler, sql, params):
+        """Show."""
+        return f"({sql} + 1000)", params
+
+    def get_prep_value(self, value):
+        """Store."""
+        value = super().get_prep_value(value)
+        return None if value is None else value - 1000
+
+
+class Shifted(models.Model):
+    id = ShiftedField(primary_key=True)
+    name = models.CharField(max_length=10, default="")
+
+
+class ShiftedChild(models.Model):
+    shifted = models.ForeignKey(Shifted, models.CASCADE)

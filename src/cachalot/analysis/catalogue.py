@@ -134,6 +134,16 @@ class Catalogue:
         look_up = columns_of.LOOK_UPS.get(self._connection.vendor)
         return Columns(False, {}) if look_up is None else self._ask(lambda cursor: look_up(cursor, table))
 
+    def may_read(self, table: str) -> bool:
+        """Return whether the role of today may read all columns of a table, so that they can be returned.
+
+        :param table: canonical name.
+        :raises Exception: what the driver raises when the catalogue cannot be read.
+        """
+        if self._connection.vendor != "postgresql":
+            return True
+        return self._ask(lambda cursor: columns_of.may_read(cursor, table))
+
     def functions_that_write(self, functions: frozenset[str]) -> frozenset[str]:
         """Return which functions of the database may change rows: in PostgreSQL those declared VOLATILE.
 

@@ -29,13 +29,12 @@ _POSTGRESQL_KINDS = {
 
 
 def of_postgresql(cursor: Any, table: str) -> Columns:
-    """Return what PostgreSQL says: a table that may be read, without triggers or rules, parents or parts."""
+    """Return what PostgreSQL says: a table without triggers or rules, parents or parts."""
     cursor.execute(
         "SELECT c.relkind::text, c.relpersistence::text, c.relhassubclass OR c.relispartition OR EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid), EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal) OR EXISTS "
-        "(SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid) "
-        "OR NOT has_table_privilege(c.oid, 'SELECT') FROM pg_catalog.pg_class c "
+        "(SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid) FROM pg_catalog.pg_class c "
         "WHERE lower(c.relname) = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
         [table],
     )
@@ -47,23 +46,30 @@ def of_postgresql(cursor: Any, table: str) -> Columns:
     # A collation that is not deterministic finds texts equal whose bytes differ (manual, 24.2.2.4).
     cursor.execute(
         "SELECT c.oid::bigint, a.attname::text, t.typname::text, coalesce(o.collisdeterministic, true), "
-        "a.attnotnull "
+        "a.attnotnull, a.attgenerated::text, a.attnum > 0 "
         "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
         "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
         "LEFT JOIN pg_catalog.pg_collation o ON o.oid = a.attcollation "
-        "WHERE lower(c.relname) = %s AND c.relkind = 'r' AND a.attnum > 0 AND NOT a.attisdropped",
+        "WHERE lower(c.relname) = %s AND c.relkind = 'r' AND NOT a.attisdropped",
         [table],
     )
     found: dict[Any, dict[str, str]] = {}
-    required = set()
-    for relation, column, name, deterministic, not_null in cursor.fetchall():
+    required, changing, names = set(), set(), set()
+    for relation, label, name, deterministic, not_null, generated, of_user in cursor.fetchall():
+        column = _text(label)
+        names.add(column)
+        if not of_user:
+            continue
         kind = _POSTGRESQL_KINDS.get(_text(name)) if deterministic else None
-        found.setdefault(relation, {})[_text(column)] = "" if kind is None else kind.value
+        found.setdefault(relation, {})[column] = "" if kind is None else kind.value
         if not_null:
-            required.add(_text(column))
+            required.add(column)
+        if _text(generated):
+            changing.add(column)
+    columns = Columns(True, _common(found.values()), tuple(sorted(changing)), names=tuple(sorted(names)))
     if len(found) != 1:
-        return Columns(True, _common(found.values()))
-    return Columns(True, _common(found.values()), (), _references(cursor, table), tuple(sorted(required)))
+        return columns
+    return columns._replace(references=_references(cursor, table), required=tuple(sorted(required)))
 
 
 def _references(cursor: Any, table: str) -> tuple[tuple[str, str, str], ...]:
@@ -98,14 +104,25 @@ def of_sqlite(cursor: Any, table: str) -> Columns:
     if len(rows) != 1 or rows[0][1].upper().lstrip().startswith("CREATE VIRTUAL"):
         return UNKNOWN
     name, sql = rows[0]
+    if "CONFLICT" in sql.upper():
+        return UNKNOWN  # ON CONFLICT REPLACE deletes other rows
     collated = "COLLATE" in sql.upper()
-    cursor.execute("SELECT name, type FROM pragma_table_xinfo(?)", [name])
-    kinds = {}
-    for column, declared in cursor.fetchall():
+    cursor.execute("SELECT name, type, hidden FROM pragma_table_xinfo(?)", [name])
+    kinds, changing, names = {}, [], []
+    for column, declared, hidden in cursor.fetchall():
         kind = _affinity(declared.lower())
         if kind is not None and not (collated and kind is Kind.TEXT):
             kinds[column] = kind.value
-    return Columns(True, kinds)
+        if hidden in _GENERATED_BY_SQLITE:
+            changing.append(column)
+        names.append(column)
+    return Columns(True, kinds, tuple(changing), names=(*names, *_ROWIDS))
+
+
+_GENERATED_BY_SQLITE = (2, 3)
+"""What the pragma table_xinfo says of columns that are computed, virtual and stored."""
+
+_ROWIDS = ("rowid", "oid", "_rowid_")
 
 
 def _affinity(declared: str) -> Kind | None:
@@ -131,14 +148,15 @@ def of_mysql(cursor: Any, table: str) -> Columns:
         "FROM information_schema.columns WHERE table_schema = DATABASE() AND lower(table_name) = %s",
         [table],
     )
-    kinds, changing = {}, []
+    kinds, changing, names = {}, [], []
     for column, data_type, length, collation, extra in cursor.fetchall():
         kind = _mysql_kind(_text(data_type).lower(), length, _text(collation or ""))
         if kind is not None:
             kinds[_text(column)] = kind.value
-        if "on update" in _text(extra or "").lower():
+        if any(word in _text(extra or "").lower() for word in ("on update", "generated")):
             changing.append(_text(column))
-    return Columns(True, kinds, tuple(changing))
+        names.append(_text(column))
+    return Columns(True, kinds, tuple(changing), names=tuple(names))
 
 
 def _mysql_kind(data_type: str, length: Any, collation: str) -> Kind | None:
@@ -166,6 +184,16 @@ def _common(found: Iterable[dict[str, str]]) -> dict[str, str]:
 
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, (bytes, bytearray)) else str(value)
+
+
+def may_read(cursor: Any, table: str) -> bool:
+    """Return whether the role of today may read all columns of a table of PostgreSQL."""
+    cursor.execute(
+        "SELECT bool_and(has_table_privilege(c.oid, 'SELECT')) FROM pg_catalog.pg_class c "
+        "WHERE lower(c.relname) = %s AND c.relkind = 'r'",
+        [table],
+    )
+    return bool(cursor.fetchone()[0])
 
 
 LOOK_UPS = {"postgresql": of_postgresql, "sqlite": of_sqlite, "mysql": of_mysql}

@@ -110,11 +110,14 @@ class _Search:
         self._keys = {alias: keys_of(canonical_table(name)) for alias, name in block.tables.items()}
         self._places: dict[tuple[str, str], int] = {}
         self._listed: Counter[tuple[str, str]] = Counter()
-        for place, (expression, *_) in enumerate(block.compiler.select):
-            if isinstance(expression, Col) and _is_plain(expression.target):
+        place = 0
+        for expression, *_ in block.compiler.select:
+            if type(expression) is Col and _is_plain(expression.output_field):
                 pair = (expression.alias, str(expression.target.column))
                 self._places.setdefault(pair, place)
                 self._listed[pair] += 1
+            # A key of several columns is one expression.
+            place += len(expression.get_cols()) if hasattr(expression, "get_cols") else 1
         self._named = self._names(sql)
 
     def _names(self, sql: str) -> Counter[tuple[str, str]]:

@@ -247,30 +247,55 @@ def _used(
     """Return the columns used of each alias; ``None`` if one is used that cannot be told.
 
     The compiler and the text are two witnesses, and what either names is used. A name that stands by itself
-    in the text and is that of a column may be one: SQL that an expression has written.
+    in the text and is that of a column may be one: SQL that an expression has written. A column of which the
+    models do not know may follow from any other.
     """
     names = qualified(recording.blocks[0].compiler.connection)
     found: dict[str, set[str]] = {}
     pairs = {(one[0] or one[1], one[2]) for one in names.findall(sql)}
     for alias, column in pairs | recording.used:
         found.setdefault(alias, set()).add(column)
+    if not _all_are_known(recording, found, keys_of):
+        return None
     tables = [keys_of(table) for table in recording.tables]
-    columns = {column.lower() for keys in tables if keys is not None for column in keys.all_columns}
+    columns = {column for keys in tables if keys is not None for column in keys.names}
     named_here = names.sub(" ", sql)
     # The name of a column of the result is none of a table, unless it stands elsewhere, too.
     bare = {word.lower() for word in _WORDS.findall(_LABELS.sub(" ", named_here))}
     return None if bare & columns else found
 
 
+def _all_are_known(
+    recording: Recording, used: dict[str, set[str]], keys_of: Callable[[str], TableKeys | None]
+) -> bool:
+    """Return whether every column that is used of a table is one of its models, written as they write it."""
+    tables = {alias: name for block in recording.blocks for alias, name in block.tables.items()}
+    small = {alias.lower() for alias in tables}
+    for alias, columns in used.items():
+        keys = keys_of(canonical_table(tables[alias])) if alias in tables else None
+        if alias not in tables and alias.lower() in small:
+            return False
+        if keys is not None and not columns <= keys.all_columns:
+            return False
+    return True
+
+
 def _all_were_compiled(recording: Recording, sql: str) -> bool:
     """Return whether every mention of a table in a text is one that was compiled.
 
     An expression may write a SELECT of its own, or give a whole row to a function; ``extra(tables=…)`` is not
-    compiled either. A table that is compiled somewhere else in the statement does not show it by its name.
+    compiled either. A table that is compiled somewhere else in the statement does not show it by its name. A
+    row is named by its alias, too, and a table with its schema looks like a column.
     """
     if not recording.blocks:
         return False
     names = qualified(recording.blocks[0].compiler.connection)
     words = Counter(word.lower() for word in _WORDS.findall(_LABELS.sub(" ", names.sub(" ", sql))))
-    compiled = Counter(canonical_table(name) for block in recording.blocks for name in block.tables.values())
-    return all(words[table] == compiled[table] for table in recording.tables)
+    named = [(alias, name) for block in recording.blocks for alias, name in block.tables.items()]
+    compiled = Counter(canonical_table(name) for _alias, name in named)
+    compiled.update(alias.lower() for alias, name in named if alias != name)
+    aliases = {alias for alias, _name in named}
+    pairs = ((one[0] or one[1], canonical_table(one[2])) for one in names.findall(sql))
+    if any(table in recording.tables and first not in aliases for first, table in pairs):
+        return False
+    return all(words[one] == compiled[one] for one in (*recording.tables, *compiled))

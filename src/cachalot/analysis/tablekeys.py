@@ -50,10 +50,11 @@ class Columns(NamedTuple):
 
     :param plain: whether nothing but statements that name it changes its rows.
     :param kinds: how values are compared, for the columns of which that is known.
-    :param changing: columns that the database sets by itself in an UPDATE.
+    :param changing: columns that the database sets or computes by itself in an UPDATE.
     :param references: foreign keys whose partners the database promises: column, table aimed at (canonical),
         column aimed at.
     :param required: columns that are never NULL, as far as that is known.
+    :param names: all columns, those of the system among them.
     """
 
     plain: bool
@@ -61,6 +62,7 @@ class Columns(NamedTuple):
     changing: tuple[str, ...] = ()
     references: tuple[tuple[str, str, str], ...] = ()
     required: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class TableKeys:
     :param sign: differs whenever two processes would not change the same tags for the same write.
     :param references: see :class:`Columns`.
     :param required: see :class:`Columns`.
+    :param names: of its columns in the database, those of the system among them; in small letters.
     """
 
     table: str
@@ -91,6 +94,7 @@ class TableKeys:
     sign: str
     references: frozenset[tuple[str, str, str]] = frozenset()
     required: frozenset[str] = frozenset()
+    names: frozenset[str] = frozenset()
 
     def columns(self) -> tuple[str, ...]:
         """Return the columns in keys, in a fixed order."""
@@ -142,6 +146,7 @@ def combined(table: str, name: str, stated: Stated, columns: Columns) -> TableKe
         sign,
         frozenset(columns.references),
         frozenset(columns.required),
+        frozenset(column.lower() for column in (*stated.columns, *columns.names)),
     )
 
 

@@ -4,12 +4,13 @@ What a statement has changed is known in full when it has run (``RETURNING``), b
 before it is committed. It is begun through the driver: to Django the connection stays in autocommit, and the
 isolation level is the one that a statement in autocommit has. It begins when the first statement of the write
 is about to be sent, and not while it is compiled: a field may read and write, and use ``atomic``, to find its
-value. An execute wrapper may want a transaction of its own after the statement: then this one ends before.
+value. An execute wrapper may want a transaction of its own after the statement: then this one ends before. It
+may also send the statement again, because it has failed or not: each time has a transaction of its own.
 """
 
 from __future__ import annotations
 
-from contextlib import closing, suppress
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,48 +30,76 @@ class Alone:
 
     :param session: of its connection.
     :param marked: runs what commits, with MARK before and DONE after it, for all that the write may change.
-    :ivar begun: whether it has begun and has not ended.
-    :ivar unsent: whether a statement of the write has not come to a cursor of ours.
+    :ivar begun: whether it has begun, and holds a statement that has run.
+    :ivar sent: whether any statement of the write has come to a cursor of ours.
     """
 
     def __init__(self, session: Session, marked: Callable[[Callable[[], Any]], Any]) -> None:
         self._session = session
         self._marked = marked
+        self._ending = False
         self.begun = False
-        self.unsent = False
+        self.sent = False
 
     def run(self, statement: Callable[[], Any]) -> Any:
         """Run a statement of the write inside of it, or by itself, if there can be none.
 
         :raises django.db.Error: the database does not answer, SQLite is locked, or the statement has failed.
         """
-        if not self.begun and possible(self._session):
-            self._begin()
-        return statement() if self.begun else self._marked(statement)
+        self.settle()
+        self.sent = True
+        if not self._begin():
+            return self._marked(statement)
+        try:
+            result = statement()
+        except BaseException:
+            roll_back(self._session)
+            raise
+        self.begun = True
+        return result
+
+    @property
+    def ending(self) -> bool:
+        """Whether it is being committed."""
+        return self._ending
 
     def settle(self) -> None:
-        """Commit what was written so far: somebody wants to begin, commit or roll back by himself.
+        """Commit what was written so far: somebody wants something else of the connection.
 
         :raises django.db.Error: it was not committed, or it is not known whether it was.
         """
-        if not self.begun:
-            return
+        if self.begun and not self._session.reads_on():
+            self.end(lambda: self._marked(lambda: commit(self._session)))
+
+    def end(self, finish: Callable[[], Any]) -> None:
+        """Let ``finish`` commit it, and roll back if that fails.
+
+        :raises django.db.Error: it was not committed, or it is not known whether it was.
+        """
+        self.begun, self._ending = False, True
         try:
-            self._marked(lambda: commit(self._session))
+            finish()
         except BaseException:
             roll_back(self._session)
             raise
         finally:
-            self.begun = False
+            self._ending = False
         self._session.ended()
 
-    def _begin(self) -> None:
+    def _begin(self) -> bool:
         session = self._session
+        if not possible(session):
+            return False
         session.connection.ensure_connection()
-        if possible(session):  # now that there is a connection to be asked
+        if not possible(session):  # now that there is a connection to be asked
+            return False
+        session.begun()
+        try:
             _execute(session, _BEGIN[session.connection.vendor])
-            session.begun()
-            self.begun = True
+        except BaseException:  # also a signal's, when it has begun
+            roll_back(session)
+            raise
+        return True
 
 
 def possible(session: Session) -> bool:
@@ -80,8 +109,10 @@ def possible(session: Session) -> bool:
         return False
     if not connection.features.supports_transactions or session.tables_locked:
         return False
-    if session.transaction() is not None:
-        return False
+    if session.transaction() is not None or connection.allow_thread_sharing:
+        return False  # the statements of other threads would be in it
+    if session.settings.unknown:
+        return False  # a procedure may have begun one, SQLite would lock databases that are attached
     return connection.connection is None or (connection.autocommit and _idle(session))
 
 
@@ -90,22 +121,23 @@ def commit(session: Session) -> None:
 
     :raises django.db.Error: it was not committed, or it is not known whether it was.
     """
-    _execute(session, "COMMIT")
+    # Whatever completion_type says (manual, COMMIT).
+    _execute(session, "COMMIT AND NO CHAIN NO RELEASE" if session.connection.vendor == "mysql" else "COMMIT")
 
 
 def roll_back(session: Session) -> None:
-    """Roll it back; a connection on which that fails is closed, as nobody else knows of the transaction."""
+    """Roll it back, if it is there; where that fails Django is told to look at the connection."""
+    connection = session.connection
     try:
-        if session.connection.connection is not None:
+        if connection.connection is not None and (connection.vendor == "mysql" or not _idle(session)):
             _execute(session, "ROLLBACK")
     except Exception:  # noqa: BLE001 - the error that was the reason is raised
-        with suppress(Exception):
-            session.connection.connection.close()
+        connection.errors_occurred = True
     session.rolled_back()
 
 
 def _idle(session: Session) -> bool:
-    """Return whether the driver has no transaction, no COPY and no pipeline under way."""
+    """Return whether the driver has no transaction, no COPY and no pipeline under way, as far as it knows."""
     connection = session.connection
     if connection.vendor == "sqlite":
         return not connection.connection.in_transaction

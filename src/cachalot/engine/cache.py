@@ -79,6 +79,11 @@ class QueryCache:
         :returns: the rows, or whether they may be kept once the database has given them. Never raises for the
             cache.
         """
+        mine = session.work.alone
+        if mine is not None:
+            mine.settle()
+            if mine.begun:
+                return Lookup(Decision.bypass(Reason.UNCOMMITTED, "in the middle of a write"))
         put_off = scopes.deferred.get()
         if put_off is not None and put_off.of(session.namespace(config).root).touches(query.tags):
             return Lookup(Decision.bypass(Reason.UNCOMMITTED, "its invalidation is put off"))
@@ -105,6 +110,8 @@ class QueryCache:
         self, session: Session, query: Query, config: Config, transaction: Transaction | None
     ) -> Lookup:
         answer = self._ask(session, query, config)
+        if answer.found is not Found.HIT and transaction is None and session.reads_on():
+            return Lookup(Decision.bypass(Reason.SNAPSHOT, "another statement is being read"))
         space = session.namespace(config)
         publish = transaction is None or not transaction.written()
         ticket = ticket_for(query, answer.stamp, transaction, shared=publish)
@@ -174,7 +181,7 @@ class QueryCache:
             return
         transaction.clock_read = True
         transaction.clock_seconds = time.monotonic()
-        transaction.clock = self.read_clock(session.namespace(config))
+        transaction.clock = None if session.reads_on() else self.read_clock(session.namespace(config))
 
     def read_clock(self, space: Namespace) -> str | None:
         """Return the clock of a database, ``None`` if it cannot be relied on."""

@@ -33,6 +33,7 @@ class Facts:
     :param stamp: the stamp of the epoch, under which the cache keeps the same.
     :ivar tables: the keys of tables, ``None`` for a table that has none.
     :ivar shapes: what statements depend on, by their texts; ``None`` for one that depends on its tables.
+    :ivar readable: whether a role, with its settings, may read all columns of a table.
     :ivar queries: what queries depend on, by their names, on replicas apart.
     """
 
@@ -42,6 +43,7 @@ class Facts:
         self.stamp = stamp
         self.tables: dict[str, TableKeys | None] = {}
         self.shapes: dict[str, Shape | None] = {}
+        self.readable: dict[tuple[str, tuple[str, ...]], bool] = {}
         self.queries: dict[tuple[str, bool], Query] = {}
 
 

@@ -87,6 +87,13 @@ def _set_on_connecting(connection: BaseDatabaseWrapper) -> bool:
     return any(getattr(one, "__module__", "").split(".")[0] not in _WITHOUT_SETTINGS for one in (*live, *own))
 
 
+_PROBE = "_cachalot_probe"
+
+
+def _nothing() -> None:
+    """Take the place of a function of SQLite."""
+
+
 class Session:
     """The state of one connection.
 
@@ -105,6 +112,7 @@ class Session:
         self.notices: list[Effects] = []
         self.settings = SessionContext()
         self._driver: Any = None
+        self._probed: Any = None
         self._begin_anew()
 
     @property
@@ -245,7 +253,8 @@ class Session:
     def level(self) -> Level:
         """Return what the transaction of this connection sees of others."""
         if self.connection.vendor == "sqlite":
-            # Without BEGIN each SELECT of SQLite is a transaction of its own, whatever Django calls it.
+            # Without BEGIN a SELECT of SQLite is a transaction of its own, whatever Django calls it, unless
+            # another one is being read (reads_on).
             return Level.SNAPSHOT if self._begun() else Level.STATEMENT
         own = None if self._transaction is None else self._transaction.level
         return own or self._level or self._usual_level()
@@ -285,8 +294,25 @@ class Session:
         """Return whether the catalogue may say something else inside this transaction than outside."""
         transaction = self.transaction()
         if transaction is None:
-            return False
+            return self.reads_on()
         return transaction.written().everything or self.level() is not Level.STATEMENT
+
+    def reads_on(self) -> bool:
+        """Return whether a statement of SQLite is being read: in WAL mode the next one sees its snapshot.
+
+        SQLite does not say so, but refuses to replace a function meanwhile (manual, sqlite3_create_function).
+        """
+        driver = self.connection.connection
+        if self.connection.vendor != "sqlite" or driver is None:
+            return False
+        try:
+            if self._probed is not driver:
+                driver.create_function(_PROBE, 0, _nothing)
+                self._probed = driver
+            driver.create_function(_PROBE, 0, _nothing)
+        except Exception:  # noqa: BLE001 - of sqlite3, or of what stands in its place
+            return True
+        return False
 
     def begun(self) -> None:
         """Note a BEGIN that was sent as a statement."""

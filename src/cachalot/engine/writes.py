@@ -99,27 +99,26 @@ class Writes:
         """Run a write in a transaction of its own: what it changes is known before it is committed."""
 
         def marked(what: Callable[[], Any]) -> Any:
-            if mine.begun or session.transaction() is None:
+            if mine.ending or session.transaction() is None:
                 return self.finish(session, effects, what, source)
             return self.run(session, effects, what, source, wrappable=False)
 
         mine = alone.Alone(session, marked)
         session.work.alone = mine
         try:
-            try:
-                result = execute()
-            finally:
-                session.work.alone = None  # what commits it must not take it for that of somebody else
-            if mine.begun:
-                written = self._written(session, effects, learned, result)
-                self.finish(session, written, lambda: alone.commit(session), source)
-                session.ended()
-            elif mine.unsent:
-                self.invalidate(session, effects, source)
+            result = execute()
         except BaseException:
-            if mine.begun:
-                alone.roll_back(session)
+            session.work.alone = None
+            mine.settle()  # what has run is committed in autocommit, whatever became of its result
             raise
+        session.work.alone = None  # what commits it must not take it for that of somebody else
+        if mine.begun:
+            written = self._written(session, effects, learned, result)
+            mine.end(lambda: self.finish(session, written, lambda: alone.commit(session), source))
+        elif not mine.sent:
+            written = _changed(effects, learned, result)
+            if written:
+                self.invalidate(session, written, source)
         return result
 
     @staticmethod
@@ -284,10 +283,14 @@ def _note(
     transaction: Transaction, effects: Effects, learned: Callable[[Result], Effects], result: Result
 ) -> None:
     """Note what a statement that has run has changed."""
-    changed = effects
+    transaction.note(_changed(effects, learned, result))
+
+
+def _changed(effects: Effects, learned: Callable[[Result], Effects], result: Result) -> Effects:
+    """Return what a statement that has run has changed."""
     try:
-        changed = learned(result)
+        return learned(result)
     except Exception:
         # A fault of ours: the table has changed, and the user has his rows.
         logger.exception("It could not be told which rows a statement has changed.")
-    transaction.note(changed)
+        return effects

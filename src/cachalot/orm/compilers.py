@@ -231,19 +231,23 @@ class WriteSeam(Seam):
         table = frozenset({row_write.table})
 
         def learned(result: Any) -> Effects:
-            if not row_write.understood:
+            if not row_write.understood or row_write.unseen:
                 return effects
             if isinstance(self, SQLInsertCompiler):
                 fields = self.returning_fields or ()
                 if not self.connection.features.can_return_columns_from_insert:
                     fields = [self.query.get_meta().pk]  # the last number that was drawn
-                names = [field.column for field in fields]
-                found = row_write.effects_of_insert(names, result)
+                found = row_write.effects_of_insert(list(map(self._column_returned, fields)), result)
             else:
                 found = row_write.effects()
             return found | Effects(effects.whole - table) if found else found
 
         return learned
+
+    def _column_returned(self, field: Any) -> str | None:
+        """Return the column of a value that an INSERT gives back; ``None`` if that is not what is stored."""
+        shown = self.get_converters([field.get_col(field.model._meta.db_table)])  # type: ignore[attr-defined]
+        return None if shown else str(field.column)
 
 
 def _columns_set(query: Any) -> frozenset[str] | None:

@@ -53,6 +53,8 @@ def attach(connection: BaseDatabaseWrapper) -> Session:
     _replace(connection, "make_cursor", _making_cursor)
     _replace(connection, "make_debug_cursor", _making_cursor)
     _replace(connection, "copy", _copying)
+    _replace(connection, "close", _settling(session))
+    _replace(connection, "on_commit", _settling(session))
     original = _weak(connection.ops.compiler)
     connection.ops.__dict__["compiler"] = lambda name: traced_class(original(name))
     connection.execute_wrappers.insert(0, StatementWrapper(session))
@@ -176,8 +178,19 @@ def _setting_mode(session: Session) -> Callable[[Original], Original]:
     return make
 
 
+def _settling(session: Session) -> Callable[[Original], Original]:
+    def make(original: Original) -> Original:
+        def settled(*args: Any, **kwargs: Any) -> Any:
+            _settle(session)
+            return original(*args, **kwargs)
+
+        return settled
+
+    return make
+
+
 def _settle(session: Session) -> None:
-    """End the transaction of a write in autocommit, of which who commits or begins now knows nothing."""
+    """End the transaction of a write in autocommit, of which who commits, begins or closes knows nothing."""
     if session.work.alone is not None:
         session.work.alone.settle()
 

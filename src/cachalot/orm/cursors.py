@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from cachalot.core.tags import NOTHING
 from cachalot.orm.statements import before, judge, pin, run_raw
 
 if TYPE_CHECKING:
@@ -42,17 +43,25 @@ class StatementWrapper:
         """Run one statement of a cursor."""
         session = self._session
         if session.initialising:
-            return execute(sql, params, many, context)
+            return self._as_it_is(partial(execute, sql, params, many, context))
         if isinstance(sql, str) and sql in session.work.expected:
             run = partial(execute, sql, params, many, context)
             return self._run_expected(sql, params, run, context["cursor"], many=many)
+        if session.work.alone is not None:
+            session.work.alone.settle()
         session.level_pending = False
         text = text_of(sql, context)
-        outer, session.work.sending = session.work.sending, None
+        run = partial(execute, sql, params, many, context)
+        return self._as_it_is(lambda: run_raw(session, text, run, params, once=not many))
+
+    def _as_it_is(self, run: Callable[[], Any]) -> Any:
+        """Run a statement that is not the one which is about to be sent."""
+        work = self._session.work
+        outer, work.sending = work.sending, None
         try:
-            return run_raw(session, text, lambda: execute(sql, params, many, context), params, once=not many)
+            return run()
         finally:
-            session.work.sending = outer
+            work.sending = outer
 
     def _run_expected(
         self, sql: str, params: Any, execute: Callable[[], Any], cursor: Any, *, many: bool
@@ -102,35 +111,38 @@ class Sending:
         :param statement: text and parameters, as they have come through all execute wrappers.
         """
         self._sent = True
-        self._compare(*statement, cursor)
+        writes = self._compare(*statement, cursor)
 
         def run() -> Any:
             self._session.level_pending = False
             before(self._session)
-            result = execute() if self._row_write is None else self._row_write.run(execute, cursor)
+            row_write = self._row_write if writes else None
+            result = execute() if row_write is None else row_write.run(execute, cursor)
             pin(self._session)
             return result
 
         return run() if self._alone is None else self._alone.run(run)
 
-    def _compare(self, sql: Any, params: Any, cursor: Any) -> None:
-        """See whether it is what was announced; a comment beside it changes nothing."""
-        same = sql is self._announced[0]
+    def _compare(self, sql: Any, params: Any, cursor: Any) -> bool:
+        """See whether it is what was announced; a comment beside it changes nothing.
+
+        :returns: whether it writes at all: it may be an EXPLAIN of what was announced.
+        """
+        same = writes = sql is self._announced[0]
         if not same:
             text = text_of(sql, {"cursor": cursor})
             same = text is not None and _COMMENTS.sub("", text) == _COMMENTS.sub("", self._announced[0])
-            if not same:
-                self._session.work.surprises |= judge(self._session, text).effects
+            effects = NOTHING if same else judge(self._session, text).effects
+            self._session.work.surprises |= effects
+            writes = same or bool(effects)
         if self._row_write is not None and not (same and _are_the_same(params, self._announced[1])):
             self._row_write.understood = False
+        return writes
 
     def end(self) -> None:
         """Note that it was not sent, as far as can be seen: whoever kept it may have sent it otherwise."""
-        if not self._sent:
-            if self._row_write is not None:
-                self._row_write.understood = False
-            if self._alone is not None:
-                self._alone.unsent = True
+        if not self._sent and self._row_write is not None:
+            self._row_write.understood = False
 
 
 def _are_the_same(ones: Any, others: Any) -> bool:
@@ -178,7 +190,10 @@ class _Seeing:
         if sending is None:
             return execute()
         session.work.sending = None
-        return sending(execute, self, (*args, None)[:2])
+        try:
+            return sending(execute, self, (*args, None)[:2])
+        finally:
+            session.work.sending = sending  # an execute wrapper may try again
 
     def callproc(self, procname: str, params: Any = None, kparams: Any = None) -> Any:
         """Call a stored procedure, after which anything may have changed."""

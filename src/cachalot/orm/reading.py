@@ -274,6 +274,13 @@ def _handed_on(frames: Iterable[Any], request: Request) -> Any:
     return iter(frames) if request.chunked else list(frames)
 
 
+def _listed(rows: Any, request: Request) -> list[Any]:
+    """Return the rows of a result that was not streamed."""
+    if request.single:
+        return [] if rows is None else [rows]
+    return [row for chunk in rows for row in chunk]
+
+
 def _run_and_keep(
     session: Session,
     cache: QueryCache,
@@ -291,7 +298,7 @@ def _run_and_keep(
             return None
         found = None
         if query.loose and not request.chunked:
-            found = query.finds([rows] if request.single else [row for chunk in rows for row in chunk])
+            found = query.finds(_listed(rows, request))
         kept = cache.keep(session, ticket, payload, time.perf_counter() - asked, config, found)
         return None if kept or not ticket.shared else Reason.SERVER_REFUSED
 

@@ -134,6 +134,8 @@ def _set(tables: Any) -> frozenset[str] | None:
 
 
 def _look_up(session: Session, cache: QueryCache, relation: str, config: Config) -> Behind:
+    if session.is_replica(config):
+        raise NotAskedError("a replica may not know the last change of the schema yet")
     try:
         session.connection.ensure_connection()
         cache.before_statement(session, config)

@@ -5,7 +5,8 @@ What a database can say about the rows that an UPDATE or DELETE has met differs:
 * ``RETURNING`` gives the values after an UPDATE (PostgreSQL, SQLite 3.35), or of what was deleted
   (MariaDB, too). For keys that are not set these are the values before it, too.
 * The values *before* an UPDATE that sets keys come from ``RETURNING old`` (PostgreSQL 18), from a common
-  table expression that locks the rows first (PostgreSQL before), or from a SELECT behind a lock (SQLite).
+  table expression that locks the row first (PostgreSQL before, if it is one row), or from a SELECT that locks
+  the rows (PostgreSQL before) or stands behind a lock (SQLite).
 * MariaDB and MySQL are asked after an UPDATE, in the same transaction: who has changed a key in between has
   changed the tags of the value before himself, so that a later value is as good (for keys that are not set).
 
@@ -53,6 +54,7 @@ class RowWrite:
     :param epoch: token under which they were learned.
     :ivar table: canonical name of the table.
     :ivar understood: whether it is known how the statement names its rows, and that no other was sent.
+    :ivar unseen: whether there is a statement, and it has not come to a cursor of ours.
     """
 
     def __init__(self, session: Session, keys: TableKeys, epoch: str) -> None:
@@ -60,7 +62,7 @@ class RowWrite:
         self._session = session
         self._keys = keys
         self._epoch = epoch
-        self._ran = False
+        self.unseen = True
         self._touched = False
         self._counted = True
         self._before: list[Any] | None = None
@@ -70,6 +72,7 @@ class RowWrite:
         self._returned = _Returned()
         self._read_before: tuple[str, tuple[Any, ...]] | None = None
         self._read_after: tuple[str, tuple[Any, ...]] | None = None
+        self._otherwise: tuple[str, tuple[Any, ...]] | None = None
         self._inserted: list[tuple[list[str | None], list[Any]]] = []
         self._conflicts = False
         self.understood = False
@@ -97,10 +100,10 @@ class RowWrite:
         self.understood = True
         self._conflicts = conflicts
 
-    def effects_of_insert(self, names: Sequence[str], result: Any) -> Effects:
+    def effects_of_insert(self, names: Sequence[str | None], result: Any) -> Effects:
         """Return what an INSERT has changed.
 
-        :param names: columns that were returned.
+        :param names: columns that were returned; ``None`` for one whose values are not those that are stored.
         :param result: rows of their values.
         """
         changed = ChangedRows(self._keys)
@@ -111,7 +114,7 @@ class RowWrite:
             and not self._conflicts
             and len(self._inserted) == 1
         )
-        returned = [dict(zip(names, row, strict=False)) for row in result] if sure else []
+        returned = [_known(names, row) for row in result] if sure else []
         for columns, rows in self._inserted:
             rows_of_insert(changed, columns, rows, returned)
         return effects_of_rows(changed, self._epoch, columns=None, member=True)
@@ -120,7 +123,7 @@ class RowWrite:
 
     def sends_nothing(self) -> None:
         """Note that there is no statement: no row can fulfil its condition, or it sets nothing here."""
-        self.understood = True
+        self.understood, self.unseen = True, False
 
     def rewritten(
         self,
@@ -204,7 +207,8 @@ class RowWrite:
             text = f"SELECT {', '.join(columns)} FROM {quote(self._keys.name)}"  # noqa: S608 - names
             self._read_before = (text + parts.where, parts.where_params)
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
-        return self._with_old_rows_on_postgresql(recording, parts, columns)
+        one = any(len(cover) == 1 and cover[0].key in self._keys.unique for cover in covers)
+        return self._with_old_rows_on_postgresql(recording, parts, columns, one=one)
 
     def _with_rows_on_mysql(
         self, parts: _Parts, columns: list[str], covers: list[Cover], *, nested: bool
@@ -234,7 +238,7 @@ class RowWrite:
         self._read_after = (text, params)
 
     def _with_old_rows_on_postgresql(
-        self, recording: Recording, parts: _Parts, columns: list[str]
+        self, recording: Recording, parts: _Parts, columns: list[str], *, one: bool
     ) -> tuple[str, tuple[Any, ...]]:
         connection: Any = self._session.connection
         quote = connection.ops.quote_name
@@ -248,6 +252,13 @@ class RowWrite:
             self._returned = _Returned(new=True)
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
         table = quote(self._keys.name)
+        if not one:
+            # Joined with the rows that were locked, one whose primary key has just moved would be missed.
+            self._returned = _Returned(new=True)
+            text = f"SELECT {', '.join(columns)} FROM {table}{parts.where}"  # noqa: S608 - names of the schema
+            self._read_before = (f"{text} FOR NO KEY UPDATE", parts.where_params)
+            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
+        self._otherwise = (parts.sql, parts.params)
         own = [f"{table}.{column}" for column in columns]
         # Names of its own: one that the statement uses without a table means a column of the table.
         labels = {column: f"{_OLD}_{place}" for place, column in enumerate(self._keys.columns())}
@@ -269,15 +280,18 @@ class RowWrite:
         :param cursor: of Django, on which it runs.
         """
         if self._read_before is not None:
-            self._lock()
+            if self._session.connection.vendor == "sqlite":
+                self._lock()
             self._before = [*(self._before or ()), *self._read(*self._read_before)]
-        self._ran = True
+        self.unseen = False
         result = execute()
         driver = cursor.cursor
         if self._returned.new and driver.description is None:
             self.understood = False  # somebody has kept the statement from the database
         elif self._returned.new:
             self._take(driver)
+            if self._otherwise is not None and not self._after:
+                self._run_otherwise(driver, *self._otherwise)
         else:
             self._touched |= not self._counted or getattr(driver, "rowcount", -1) != 0
             if self._touched and self._read_after is not None:
@@ -296,6 +310,13 @@ class RowWrite:
             after.append(row[-width:])
             if self._returned.old and before is not None:
                 before.append(row[:width])
+
+    def _run_otherwise(self, driver: Any, sql: str, params: tuple[Any, ...]) -> None:
+        """Run the statement as it was: its row is not there, or its primary key moved just before."""
+        with self._session.connection.wrap_database_errors:
+            driver.execute(sql, params)
+        if driver.rowcount != 0:
+            self._touched, self._before, self._after = True, None, None
 
     def _lock(self) -> None:
         """Let SQLite wait for its lock before it reads; a reader that wants to write later may not wait.
@@ -318,7 +339,7 @@ class RowWrite:
 
     def effects(self) -> Effects:
         """Return what the statement has changed."""
-        if not self._ran or not self._touched:
+        if not self._touched:
             return NOTHING
         if self._read_before is not None and not self._same_rows():
             self._before = None
@@ -386,6 +407,11 @@ class RowWrite:
                 changed.lose(key)
                 return
             changed.allow(key, [texts])
+
+
+def _known(names: Sequence[str | None], row: Sequence[Any]) -> dict[str, Any]:
+    """Return the values of a row that was returned, by the columns they are of."""
+    return {name: value for name, value in zip(names, row, strict=False) if name is not None}
 
 
 class _Returned:

@@ -40,9 +40,12 @@ _CALLED = re.compile(r"""\s*CALL\s+(?:["`]?\w+["`]?\.)*["`]?(\w+)""", re.IGNOREC
 _LEVELS = frozenset({"default_transaction_isolation", "transaction_isolation", "tx_isolation"})
 _COMMENT = re.compile(r"/\*.*?\*/|--[^\n]*", re.DOTALL)
 _TEMPORARY = re.compile(
-    r"\b(?:CREATE\s+(?:OR\s+REPLACE\s+)?|INTO\s+)(?:(?:GLOBAL|LOCAL)\s+)?TEMP(?:ORARY)?\b|^\s*ATTACH\b",
+    r"\b(?:CREATE\s+(?:OR\s+REPLACE\s+)?|INTO\s+)(?:(?:GLOBAL|LOCAL)\s+)?TEMP(?:ORARY)?\b"
+    r"|[\"`]?\b(?:temp|pg_temp\w*)[\"`]?\s*\.|^\s*ATTACH\b",
     re.IGNORECASE,
 )
+_DIRTY = re.compile(r"^\s*PRAGMA\b.*\bread_uncommitted\b", re.IGNORECASE)
+"""After it connections to one SQLite in memory see what is not committed."""
 
 
 class Judged(NamedTuple):
@@ -335,7 +338,7 @@ def _after(session: Session, judged: Judged, sql: str, params: Any, *, outside: 
             session.level_changed("", once=False)
         elif kind is Kind.CONTEXT:
             session.setting_changed(statement, sql, params)
-            if statement.verb == "USE":
+            if statement.verb == "USE" or _DIRTY.search(sql):
                 session.setting_unknown()
         elif kind is Kind.ISOLATION:
             vendor, once = session.connection.vendor, _is_for_one_transaction(sql)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from cachalot.orm.reading import Request
 
 MAX_SHAPES = 4096
+_ROLE = ("role", "session_authorization")
 MAX_LENGTH = 8 * 1024
 """Shapes of longer texts are not kept: there would be too many, with lists of values of every length."""
 
@@ -92,10 +93,10 @@ def keys_of(
 def _columns(session: Session, cache: QueryCache, facts: Facts, table: str, config: Config) -> Columns | None:
     key = session.namespace(config).columns(table)
     kept = cache.kept_fact(key, facts.stamp)
-    if kept is not None:
+    if kept is not None and len(kept) == len(Columns._fields):
         return Columns(*kept)
-    if session.sees_another_schema() or session.aborted():
-        return None
+    if session.sees_another_schema() or session.aborted() or session.is_replica(config):
+        return None  # a replica may not know the last change of the schema yet
     try:
         session.connection.ensure_connection()
         cache.before_statement(session, config)
@@ -168,4 +169,25 @@ def row_write(
         keys = None if facts is None else keys_of(session, cache, facts, table, config, reading=False)
     except StoreAway:
         return None
-    return None if facts is None or keys is None else RowWrite(session, keys, facts.epoch)
+    if facts is None or keys is None or not _may_return(session, facts, table, config):
+        return None
+    return RowWrite(session, keys, facts.epoch)
+
+
+def _may_return(session: Session, facts: Facts, table: str, config: Config) -> bool:
+    """Return whether the role of a session may read what a statement would return of a table."""
+    if session.connection.vendor != "postgresql":
+        return True
+    if session.settings.unknown:
+        return False
+    role = (str(session.connection.settings_dict["USER"]), *session.settings.of(_ROLE))
+    known = facts.readable.get((table, role))
+    if known is None and not session.aborted():
+        if len(facts.readable) > MAX_SHAPES:
+            facts.readable.clear()
+        try:
+            session.connection.ensure_connection()
+            known = facts.readable[table, role] = Catalogue(session.connection, config).may_read(table)
+        except Exception:  # noqa: BLE001 - a catalogue that cannot be read says nothing
+            return False
+    return bool(known)

@@ -42,6 +42,8 @@ def run(
 
     work = session.work
     surprises, work.surprises = work.surprises, NOTHING
+    if work.alone is not None:
+        work.alone.settle()
     alone, work.alone = work.alone, None  # of a write that is being compiled, with this one in its middle
     try:
         return cache.writes.run(session, effects, expected, "orm", wrappable=True, learned=learned)

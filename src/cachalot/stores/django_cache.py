@@ -17,11 +17,13 @@ import threading
 import time
 import traceback
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django.core.cache import caches
 from django.core.cache.backends.db import BaseDatabaseCache
 from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.memcached import BaseMemcachedCache
 
 from cachalot.conf import current
 from cachalot.core.protocol import MARK, is_mark
@@ -62,6 +64,24 @@ UNREADABLE = (
     zlib.error,
 )
 """What caches raise when what they hold was not written by them: unpickling does (manual, pickle)."""
+
+_of_memcached: set[str] = set()
+_inherited: list[Any] = []
+
+
+def _after_fork() -> None:
+    """Let the clients of memcached in a forked process have sockets of their own.
+
+    Those of its parent are kept, for to close them may be to say good-bye on them.
+    """
+    for alias in _of_memcached:
+        with suppress(AttributeError):
+            _inherited.append(getattr(caches._connections, alias))  # type: ignore[attr-defined]
+            del caches[alias]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 _USED = ("get", "get_many", "set", "set_many", "add", "delete")
 _PLAIN_MODULES = frozenset(
@@ -165,6 +185,8 @@ class DjangoCacheStore:
     def __init__(self, alias: str) -> None:
         self.alias = alias
         cache = caches[alias]
+        if isinstance(cache, BaseMemcachedCache):
+            _of_memcached.add(alias)
         names = class_names(cache)
         self.fit = fit(cache)
         self._django_redis = "django_redis.cache.RedisCache" in names
