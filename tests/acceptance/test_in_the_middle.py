@@ -927,3 +927,47 @@ def test_transaction_that_begins_while_an_iterator_is_open(other_connection):
         pairs()
     list(open_one)
     same(other_connection(pairs), ["b"])
+
+
+@pytest.mark.databases("sqlite")
+def test_wrapper_that_begins_a_transaction_while_an_iterator_is_open(both):
+    """SQLite commits while rows are read: a wrapper may use ``atomic`` behind a write in a loop."""
+    author = Author.objects.create(name="a")
+    m.Counter.objects.create()
+    _fill()
+
+    def counting(execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        if about(sql, "testapp_author"):
+            with transaction.atomic():
+                m.Counter.objects.update(last=7)
+        return result
+
+    open_one = Tag.objects.iterator(chunk_size=1)
+    next(open_one)
+    names()
+    with connection.execute_wrapper(counting):
+        Author.objects.filter(pk=author.pk).update(name="b")
+    list(open_one)
+    assert truth(lambda: m.Counter.objects.get().last) == 7
+    same(names(), ["b"])
+
+
+@pytest.mark.databases("sqlite")
+def test_wrapper_that_fails_behind_an_insert_while_an_iterator_is_open(both):
+    """The row is there, and no transaction is left behind."""
+    _fill()
+
+    def failing(execute, sql, params, many, context):
+        result = execute(sql, params, many, context)
+        if about(sql, "testapp_author"):
+            raise Refused
+        return result
+
+    open_one = Tag.objects.iterator(chunk_size=1)
+    next(open_one)
+    with connection.execute_wrapper(failing), pytest.raises(Refused):
+        Author.objects.create(name="b")
+    assert not connection.connection.in_transaction
+    list(open_one)
+    same(names(), truth(names))

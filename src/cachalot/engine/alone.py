@@ -13,6 +13,8 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
+from django.db import OperationalError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -66,21 +68,31 @@ class Alone:
     def settle(self) -> None:
         """Commit what was written so far: somebody wants something else of the connection.
 
+        While rows of an INSERT are to be read SQLite does not commit; it goes on then.
+
         :raises django.db.Error: it was not committed, or it is not known whether it was.
         """
-        if self.begun and not self._session.reads_on():
-            self.end(lambda: self._marked(lambda: commit(self._session)))
+        if not self.begun:
+            return
+        try:
+            self.end(lambda: self._marked(lambda: commit(self._session)), kept=self._session.reads_on())
+        except OperationalError:
+            if not self.begun:
+                raise
 
-    def end(self, finish: Callable[[], Any]) -> None:
+    def end(self, finish: Callable[[], Any], *, kept: bool = False) -> None:
         """Let ``finish`` commit it, and roll back if that fails.
 
+        :param kept: whether it goes on if SQLite does not commit it now.
         :raises django.db.Error: it was not committed, or it is not known whether it was.
         """
         self.begun, self._ending = False, True
         try:
             finish()
         except BaseException:
-            roll_back(self._session)
+            self.begun = kept and not _idle(self._session)
+            if not self.begun:
+                roll_back(self._session)
             raise
         finally:
             self._ending = False

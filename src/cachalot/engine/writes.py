@@ -109,7 +109,8 @@ class Writes:
             result = execute()
         except BaseException:
             session.work.alone = None
-            mine.settle()  # what has run is committed in autocommit, whatever became of its result
+            if mine.begun:  # what has run is committed in autocommit, whatever became of its result
+                mine.end(lambda: self.finish(session, effects, lambda: alone.commit(session), source))
             raise
         session.work.alone = None  # what commits it must not take it for that of somebody else
         if mine.begun:

@@ -289,8 +289,7 @@ class RowWrite:
         if self._returned.new and driver.description is None:
             self.understood = False  # somebody has kept the statement from the database
         elif self._returned.new:
-            self._take(driver)
-            if self._otherwise is not None and not self._after:
+            if not self._take(driver) and self._otherwise is not None:
                 self._run_otherwise(driver, *self._otherwise)
         else:
             self._touched |= not self._counted or getattr(driver, "rowcount", -1) != 0
@@ -298,18 +297,24 @@ class RowWrite:
                 self._after = [*(self._after or ()), *self._read(*self._read_after)]
         return result
 
-    def _take(self, driver: Any) -> None:
-        """Take the rows that were returned; after too many of them they are only passed over."""
+    def _take(self, driver: Any) -> int:
+        """Take the rows that were returned; after too many of them they are only passed over.
+
+        :returns: how many there were.
+        """
         width = len(self._keys.columns())
         after = self._after = self._after or []
         before = self._before = (self._before or []) if self._returned.old else self._before
+        number = 0
         for row in iter(driver.fetchone, None):
+            number += 1
             self._touched = True
             if len(after) > MAX_WRITTEN:
                 continue
             after.append(row[-width:])
             if self._returned.old and before is not None:
                 before.append(row[:width])
+        return number
 
     def _run_otherwise(self, driver: Any, sql: str, params: tuple[Any, ...]) -> None:
         """Run the statement as it was: its row is not there, or its primary key moved just before."""
