@@ -570,3 +570,20 @@ def test_wrapper_that_writes_after_an_insert(both):
     same(names(), ["b"])
     assert truth(names) == ["b"]
     assert truth(lambda: m.Counter.objects.get().last) == 7
+
+
+def test_connection_that_is_forbidden(monkeypatch):
+    """Where tests forbid to connect, a read raises what it raises in Django alone."""
+
+    def forbidden(*_args):
+        raise AssertionError("connected too early")
+
+    def refused():
+        raise asyncio.InvalidStateError
+
+    names()
+    connection.close()
+    monkeypatch.setattr(type(connections["default"]), "ensure_connection", forbidden)
+    monkeypatch.setattr(connections["default"], "cursor", refused)
+    with pytest.raises(asyncio.InvalidStateError):
+        list(Author.objects.filter(name="never asked for"))

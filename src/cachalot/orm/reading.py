@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from django.db import Error
+
 from cachalot.analysis.policies import policy_of
 from cachalot.analysis.reads import read_params, read_text
 from cachalot.analysis.schema import model_facts
@@ -241,7 +243,12 @@ def _run_in_turn(session: Session, cache: QueryCache, request: Request, query: Q
     config = current()
     key = session.namespace(config).entry(query.name)
     # Who has the turn must not wait for a connection that somebody who waits for him has, in a pool.
-    session.connection.ensure_connection()
+    try:
+        session.connection.ensure_connection()
+    except Error:
+        raise
+    except Exception:  # noqa: BLE001 - a connection may be forbidden: Django says so in its own way
+        return _run_and_keep(session, cache, request, query, lookup)
 
     def look() -> Lookup:
         return cache.look(session, query, config)
