@@ -432,3 +432,23 @@ class Shifted(models.Model):
 
 class ShiftedChild(models.Model):
     shifted = models.ForeignKey(Shifted, models.CASCADE)
+
+
+class Later(models.Model):
+    """Its first column, by name, comes with a later migration."""
+
+    active = models.IntegerField(null=True)
+    owner = models.ForeignKey(Author, models.CASCADE, null=True, related_name="+", db_constraint=False)
+    text = models.CharField(max_length=10, default="")
+
+
+if django.VERSION >= (5, 0):
+
+    class Drawn(models.Model):
+        """The database draws its values."""
+
+        code = models.IntegerField(unique=True, db_default=7)
+        owner = models.ForeignKey(Author, models.CASCADE, db_default=1, db_constraint=False, related_name="+")
+        double = models.GeneratedField(
+            expression=models.F("code") * 2, output_field=models.IntegerField(), db_persist=True
+        )

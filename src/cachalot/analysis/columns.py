@@ -29,12 +29,16 @@ _POSTGRESQL_KINDS = {
 
 
 def of_postgresql(cursor: Any, table: str) -> Columns:
-    """Return what PostgreSQL says: a table without triggers or rules, parents or parts."""
+    """Return what PostgreSQL says: a table without triggers or rules, parents or parts.
+
+    A policy of row-level security reads columns that no statement names.
+    """
     cursor.execute(
         "SELECT c.relkind::text, c.relpersistence::text, c.relhassubclass OR c.relispartition OR EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid), EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal) OR EXISTS "
-        "(SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid) FROM pg_catalog.pg_class c "
+        "(SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid) OR c.relrowsecurity "
+        "FROM pg_catalog.pg_class c "
         "WHERE lower(c.relname) = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
         [table],
     )

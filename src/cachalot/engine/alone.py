@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _BEGIN = {"postgresql": "BEGIN", "mysql": "BEGIN", "sqlite": "BEGIN IMMEDIATE"}
 """SQLite takes its lock at once, and waits for it, as the statement itself would."""
 
+_KEPT = "_cachalot_alone"
+"""What has run is kept by it, whatever an execute wrapper asks the driver itself behind it."""
+
 _IDLE = 0
 """libpq's PQTRANS_IDLE."""
 
@@ -54,6 +57,8 @@ class Alone:
             return self._marked(statement)
         try:
             result = statement()
+            if self._session.may_be_aborted():
+                _execute(self._session, f"SAVEPOINT {_KEPT}")
         except BaseException:
             roll_back(self._session)
             raise
@@ -133,6 +138,8 @@ def commit(session: Session) -> None:
 
     :raises django.db.Error: it was not committed, or it is not known whether it was.
     """
+    if session.aborted():  # PostgreSQL would answer with ROLLBACK, and what has run be lost
+        _execute(session, f"ROLLBACK TO SAVEPOINT {_KEPT}")
     # Whatever completion_type says (manual, COMMIT).
     _execute(session, "COMMIT AND NO CHAIN NO RELEASE" if session.connection.vendor == "mysql" else "COMMIT")
 

@@ -404,6 +404,10 @@ class Session:
             and int(getattr(info, "transaction_status", 0)) == _IN_ERROR
         )
 
+    def may_be_aborted(self) -> bool:
+        """Return whether an execute wrapper of somebody else could abort the transaction, past Django."""
+        return self.connection.vendor == "postgresql" and len(self.connection.execute_wrappers) > 1
+
     def answers_later(self) -> bool:
         """Return whether the server may not have run yet what was sent (the pipeline mode of psycopg 3)."""
         pgconn = getattr(self.connection.connection, "pgconn", None)

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from django.db import Error
+
 from cachalot.core.tags import NOTHING
 from cachalot.orm.statements import before, judge, pin, run_raw
 
@@ -121,6 +123,16 @@ class Sending:
             pin(self._session)
             return result
 
+        try:
+            return self._send(run)
+        except Error as error:
+            row_write = self._row_write if writes else None
+            again = None if row_write is None else row_write.without_rows(error, cursor)
+            if again is None:
+                raise
+        return self._send(again)
+
+    def _send(self, run: Callable[[], Any]) -> Any:
         return run() if self._alone is None else self._alone.run(run)
 
     def _compare(self, sql: Any, params: Any, cursor: Any) -> bool:

@@ -25,6 +25,7 @@ from cachalot.analysis.covers import all_covers_of
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.analysis.writes import ChangedRows, effects_of_rows, rows_of_insert
 from cachalot.core.tags import MAX_WRITTEN, NOTHING, Effects
+from cachalot.engine.isolation import Level
 from cachalot.orm.stored import UNKNOWN, stored_as_sent
 
 if TYPE_CHECKING:
@@ -52,13 +53,16 @@ class RowWrite:
     :param session: of its connection.
     :param keys: of its table.
     :param epoch: token under which they were learned.
+    :param forget: forgets what is known about the schema, because it is out of date.
     :ivar table: canonical name of the table.
     :ivar understood: whether it is known how the statement names its rows, and that no other was sent.
     :ivar unseen: whether there is a statement, and it has not come to a cursor of ours.
     """
 
-    def __init__(self, session: Session, keys: TableKeys, epoch: str) -> None:
+    def __init__(self, session: Session, keys: TableKeys, epoch: str, forget: Callable[[], None]) -> None:
         self.table = keys.table
+        self._forget = forget
+        self._as_it_was: tuple[str, tuple[Any, ...]] | None = None
         self._session = session
         self._keys = keys
         self._epoch = epoch
@@ -139,7 +143,8 @@ class RowWrite:
         :param columns: those that an UPDATE sets; ``None`` for DELETE.
         """
         try:
-            return self._rewritten(compiler, recording, statement[0], tuple(statement[1]), columns)
+            self._as_it_was = (statement[0], tuple(statement[1]))
+            return self._rewritten(compiler, recording, *self._as_it_was, columns)
         except Exception:
             # A fault of ours: the statement is sent as it is, and ends all results of its table.
             logger.exception("It cannot be told which rows a statement changes.")
@@ -228,6 +233,10 @@ class RowWrite:
         over = [one for one in covers if one and all(atom.key == primary for atom in one)]
         if self._columns is None or not primary or not over or self._may_set(primary):
             return
+        session = self._session
+        inside = session.connection.vendor == "mysql" and session.transaction() is not None
+        if inside and session.level() is not Level.STATEMENT:
+            return  # to read would begin the snapshot, or lock rows, which an UPDATE does not
         quote = self._session.connection.ops.quote_name
         columns = ", ".join(map(quote, self._keys.columns()))
         one = " AND ".join(f"{quote(column)} = %s" for column in primary)
@@ -297,6 +306,25 @@ class RowWrite:
                 self._after = [*(self._after or ()), *self._read(*self._read_after)]
         return result
 
+    def without_rows(self, error: BaseException, cursor: Any) -> Callable[[], Any] | None:
+        """Return what runs the statement as it was, if a column that was asked for is not there any more.
+
+        Another process has changed the schema, and this one has not heard of it yet.
+        """
+        if self._as_it_was is None or not _is_about_a_column(error):
+            return None
+        self._forget()
+        if self._session.aborted():
+            return None
+        sql, params = self._as_it_was
+        self.understood = False
+
+        def run() -> None:
+            with self._session.connection.wrap_database_errors:
+                cursor.cursor.execute(sql, params)
+
+        return run
+
     def _take(self, driver: Any) -> int:
         """Take the rows that were returned; after too many of them they are only passed over.
 
@@ -329,7 +357,9 @@ class RowWrite:
         It is what the statement itself would do first (manual, SQLITE_BUSY_SNAPSHOT).
         """
         quote = self._session.connection.ops.quote_name
-        column = quote(min(self._keys.all_columns - self._keys.generated))
+        # Of the columns that the models have one may come with a later migration.
+        known = self._keys.kinds.keys() - self._keys.generated
+        column = quote(min(known or self._keys.all_columns - self._keys.generated))
         table = quote(self._keys.name)
         self._read(f"UPDATE {table} SET {column} = {column} WHERE 0", ())  # noqa: S608 - names of the schema
 
@@ -417,6 +447,18 @@ class RowWrite:
 def _known(names: Sequence[str | None], row: Sequence[Any]) -> dict[str, Any]:
     """Return the values of a row that was returned, by the columns they are of."""
     return {name: value for name, value in zip(names, row, strict=False) if name is not None}
+
+
+_NO_COLUMN = ("42703", 1054, "no such column")
+"""undefined_column of PostgreSQL, ER_BAD_FIELD_ERROR of MySQL, and what SQLite says."""
+
+
+def _is_about_a_column(error: BaseException) -> bool:
+    """Return whether a database does not know a column."""
+    cause = error.__cause__
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    said = str(error.args[0] if error.args else "")
+    return state == _NO_COLUMN[0] or said == str(_NO_COLUMN[1]) or said.startswith(_NO_COLUMN[2])
 
 
 class _Returned:

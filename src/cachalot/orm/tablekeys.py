@@ -159,8 +159,9 @@ def row_write(
 
     :param effects: what it changes if nothing is learned.
     """
-    if effects.everything:
-        return None
+    transaction = session.transaction()
+    if effects.everything or (transaction is not None and transaction.written().everything):
+        return None  # what is known is not about the schema that this transaction has made
     table = canonical_table(query.get_meta().db_table)
     if policy_of(frozenset({table}), config).granularity != "row" or changes_with_itself(table, config):
         return None
@@ -171,7 +172,8 @@ def row_write(
         return None
     if facts is None or keys is None or not _may_return(session, facts, table, config):
         return None
-    return RowWrite(session, keys, facts.epoch)
+    root = session.namespace(config).root
+    return RowWrite(session, keys, facts.epoch, lambda: facts_.forget(cache.alias, root))
 
 
 def _may_return(session: Session, facts: Facts, table: str, config: Config) -> bool:
