@@ -53,17 +53,24 @@ def django_db_modify_db_settings(django_db_modify_db_settings: None) -> None:
     means new files, deletes the few rows there are.
     """
     if connection.vendor == "postgresql":
-        type(connection.ops).sql_flush = delete_rows
+        kind = type(connection.ops)
+        kind.sql_flush = deleting(kind.sql_flush)
     post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
     post_migrate.disconnect(create_contenttypes)
     post_migrate.connect(forget_contenttypes)
 
 
-def delete_rows(
-    operations: BaseDatabaseOperations, _style: Any, tables: Sequence[str], **_options: bool
-) -> list[str]:
-    """Take the place of ``sql_flush``."""
-    return [f"DELETE FROM {operations.quote_name(table)}" for table in tables]
+def deleting(sql_flush: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """Return what takes the place of ``sql_flush``, unless numbers are to begin anew."""
+
+    def flush(
+        operations: BaseDatabaseOperations, style: Any, tables: Sequence[str], **options: bool
+    ) -> list[str]:
+        if any(options.values()):
+            return sql_flush(operations, style, tables, **options)
+        return [f"DELETE FROM {operations.quote_name(table)}" for table in tables]
+
+    return flush
 
 
 def forget_contenttypes(**_details: object) -> None:

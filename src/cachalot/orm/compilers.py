@@ -181,7 +181,7 @@ class WriteSeam(Seam):
         if row_write is not None and isinstance(result, tuple) and not result[0]:
             row_write.sends_nothing()
         if row_write is not None and isinstance(trace, Recording) and isinstance(result, tuple) and result[0]:
-            result = row_write.rewritten(self, trace, result, _columns_set(self.query))
+            row_write.rewrites(self, trace, result, _columns_set(self.query))
         texts = [sql for sql, _params in (result if isinstance(result, list) else [result])]
         session.work.expected = session.work.expected.union(texts)
         if row_write is not None:

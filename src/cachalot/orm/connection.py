@@ -57,6 +57,9 @@ def attach(connection: BaseDatabaseWrapper) -> Session:
     _replace(connection, "on_commit", _settling(session))
     original = _weak(connection.ops.compiler)
     connection.ops.__dict__["compiler"] = lambda name: traced_class(original(name))
+    if connection.vendor == "postgresql":
+        shown = _weak(connection.ops.last_executed_query)
+        connection.ops.__dict__["last_executed_query"] = _showing(session, shown)
     connection.execute_wrappers.insert(0, StatementWrapper(session))
     return session
 
@@ -71,6 +74,7 @@ def detach(connection: BaseDatabaseWrapper) -> None:
         else:
             connection.__dict__[name] = value
     connection.ops.__dict__.pop("compiler", None)
+    connection.ops.__dict__.pop("last_executed_query", None)
     connection.execute_wrappers[:] = [
         one for one in connection.execute_wrappers if not isinstance(one, StatementWrapper)
     ]
@@ -176,6 +180,17 @@ def _setting_mode(session: Session) -> Callable[[Original], Original]:
         return set_autocommit
 
     return make
+
+
+def _showing(session: Session, original: Original) -> Original:
+    """Let the log of queries show a statement as Django has written it: the driver knows what was added."""
+
+    def last_executed_query(cursor: Any, sql: Any, params: Any) -> Any:
+        if session.work.rewritten is None or session.work.rewritten() is not cursor:
+            return original(cursor, sql, params)
+        return session.connection.ops.compose_sql(sql, params)  # type: ignore[attr-defined]
+
+    return last_executed_query
 
 
 def _settling(session: Session) -> Callable[[Original], Original]:

@@ -47,8 +47,11 @@ class StatementWrapper:
         if session.initialising:
             return self._as_it_is(partial(execute, sql, params, many, context))
         if isinstance(sql, str) and sql in session.work.expected:
-            run = partial(execute, sql, params, many, context)
-            return self._run_expected(sql, params, run, context["cursor"], many=many)
+
+            def send(text: Any, parameters: Any) -> Any:
+                return execute(text, parameters, many, context)
+
+            return self._run_expected(sql, params, send, context["cursor"], many=many)
         if session.work.alone is not None:
             session.work.alone.settle()
         session.level_pending = False
@@ -66,7 +69,7 @@ class StatementWrapper:
             work.sending = outer
 
     def _run_expected(
-        self, sql: str, params: Any, execute: Callable[[], Any], cursor: Any, *, many: bool
+        self, sql: str, params: Any, execute: Callable[[Any, Any], Any], cursor: Any, *, many: bool
     ) -> Any:
         """Run a statement of a write of the ORM, and what belongs to it as near to the driver as can be.
 
@@ -79,7 +82,7 @@ class StatementWrapper:
             return sending(execute, cursor, (sql, params))
         outer, work.sending = work.sending, sending
         try:
-            return execute()
+            return execute(sql, params)
         finally:
             work.sending = outer
             sending.end()
@@ -106,50 +109,53 @@ class Sending:
         self._alone = alone
         self._sent = False
 
-    def __call__(self, execute: Callable[[], Any], cursor: Any, statement: tuple[Any, Any]) -> Any:
+    def __call__(self, execute: Callable[[Any, Any], Any], cursor: Any, statement: tuple[Any, Any]) -> Any:
         """Send it.
 
-        :param execute: has the driver send it.
+        :param execute: has the driver send a text with parameters.
         :param statement: text and parameters, as they have come through all execute wrappers.
         """
         self._sent = True
-        writes = self._compare(*statement, cursor)
+        same, writes = self._compare(*statement, cursor)
 
         def run() -> Any:
             self._session.level_pending = False
             before(self._session)
             row_write = self._row_write if writes else None
-            result = execute() if row_write is None else row_write.run(execute, cursor)
+            if row_write is None:
+                result = execute(*statement)
+            else:
+                result = row_write.run(execute, cursor, statement, same=same)
             pin(self._session)
             return result
 
         try:
             return self._send(run)
         except Error as error:
-            row_write = self._row_write if writes else None
-            again = None if row_write is None else row_write.without_rows(error, cursor)
-            if again is None:
+            if self._row_write is None or not self._row_write.was_wrong(error):
                 raise
-        return self._send(again)
+        return self._send(partial(execute, *statement))
 
     def _send(self, run: Callable[[], Any]) -> Any:
         return run() if self._alone is None else self._alone.run(run)
 
-    def _compare(self, sql: Any, params: Any, cursor: Any) -> bool:
+    def _compare(self, sql: Any, params: Any, cursor: Any) -> tuple[bool, bool]:
         """See whether it is what was announced; a comment beside it changes nothing.
 
-        :returns: whether it writes at all: it may be an EXPLAIN of what was announced.
+        :returns: whether it is, and whether it writes at all: it may be an EXPLAIN of what was announced.
         """
-        same = writes = sql is self._announced[0]
+        announced = self._announced[0]
+        same = writes = sql is announced
         if not same:
             text = text_of(sql, {"cursor": cursor})
-            same = text is not None and _COMMENTS.sub("", text) == _COMMENTS.sub("", self._announced[0])
+            same = isinstance(sql, str) and announced in sql and _COMMENTS.sub("", sql) == announced
             effects = NOTHING if same else judge(self._session, text).effects
             self._session.work.surprises |= effects
             writes = same or bool(effects)
-        if self._row_write is not None and not (same and _are_the_same(params, self._announced[1])):
+        same = same and _are_the_same(params, self._announced[1])
+        if self._row_write is not None and not same:
             self._row_write.understood = False
-        return writes
+        return same, writes
 
     def end(self) -> None:
         """Note that it was not sent, as far as can be seen: whoever kept it may have sent it otherwise."""
@@ -193,14 +199,14 @@ class _Seeing:
 
     def _execute(self, *args: Any, **kwargs: Any) -> Any:
         """Send a statement, behind all execute wrappers."""
-
-        def execute() -> Any:
-            return super(_Seeing, self)._execute(*args, **kwargs)  # type: ignore[misc]
-
         session = self.db.__dict__.get(_SESSION)
         sending = None if session is None else session.work.sending
         if sending is None:
-            return execute()
+            return super()._execute(*args, **kwargs)  # type: ignore[misc]
+
+        def execute(sql: Any, params: Any) -> Any:
+            return super(_Seeing, self)._execute(sql, params, *args[2:], **kwargs)  # type: ignore[misc]
+
         session.work.sending = None
         try:
             return sending(execute, self, (*args, None)[:2])

@@ -17,6 +17,7 @@ as many rows as a table has, to learn what ``bulk`` says as well.
 from __future__ import annotations
 
 import logging
+import weakref
 from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,7 @@ class RowWrite:
     def __init__(self, session: Session, keys: TableKeys, epoch: str, forget: Callable[[], None]) -> None:
         self.table = keys.table
         self._forget = forget
-        self._as_it_was: tuple[str, tuple[Any, ...]] | None = None
+        self._instead: tuple[str, str, tuple[Any, ...]] | None = None
         self._session = session
         self._keys = keys
         self._epoch = epoch
@@ -76,7 +77,7 @@ class RowWrite:
         self._returned = _Returned()
         self._read_before: tuple[str, tuple[Any, ...]] | None = None
         self._read_after: tuple[str, tuple[Any, ...]] | None = None
-        self._otherwise: tuple[str, tuple[Any, ...]] | None = None
+        self._may_miss = False
         self._inserted: list[tuple[list[str | None], list[Any]]] = []
         self._conflicts = False
         self.understood = False
@@ -129,28 +130,27 @@ class RowWrite:
         """Note that there is no statement: no row can fulfil its condition, or it sets nothing here."""
         self.understood, self.unseen = True, False
 
-    def rewritten(
+    def rewrites(
         self,
         compiler: Any,
         recording: Recording,
         statement: tuple[str, tuple[Any, ...]],
         columns: frozenset[str] | None,
-    ) -> tuple[str, tuple[Any, ...]]:
-        """Look at an UPDATE or DELETE, and return the statement that is to be sent instead.
+    ) -> None:
+        """Look at an UPDATE or DELETE, and note the statement that is to be sent instead.
 
         :param recording: of its compilation.
         :param statement: its text and parameters.
         :param columns: those that an UPDATE sets; ``None`` for DELETE.
         """
         try:
-            self._as_it_was = (statement[0], tuple(statement[1]))
-            return self._rewritten(compiler, recording, *self._as_it_was, columns)
+            sql, params = statement[0], tuple(statement[1])
+            self._instead = (sql, *self._rewritten(compiler, recording, sql, params, columns))
         except Exception:
             # A fault of ours: the statement is sent as it is, and ends all results of its table.
             logger.exception("It cannot be told which rows a statement changes.")
             self.understood = False
             self._returned, self._read_before, self._read_after = _Returned(), None, None
-            return statement
 
     def _rewritten(
         self,
@@ -267,7 +267,7 @@ class RowWrite:
             text = f"SELECT {', '.join(columns)} FROM {table}{parts.where}"  # noqa: S608 - names of the schema
             self._read_before = (f"{text} FOR NO KEY UPDATE", parts.where_params)
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
-        self._otherwise = (parts.sql, parts.params)
+        self._may_miss = True
         own = [f"{table}.{column}" for column in columns]
         # Names of its own: one that the statement uses without a table means a column of the table.
         labels = {column: f"{_OLD}_{place}" for place, column in enumerate(self._keys.columns())}
@@ -283,47 +283,64 @@ class RowWrite:
 
     # Running it.
 
-    def run(self, execute: Callable[[], Any], cursor: Any) -> Any:
+    def run(
+        self,
+        execute: Callable[[Any, Any], Any],
+        cursor: Any,
+        statement: tuple[Any, Any],
+        *,
+        same: bool,
+    ) -> Any:
         """Run the statement, and read what there is to read about its rows.
 
+        :param execute: has the driver send a text with parameters.
         :param cursor: of Django, on which it runs.
+        :param statement: text and parameters.
+        :param same: whether they are those that were looked at.
         """
+        self.unseen = False
+        if not same:
+            self._touched = True
+            return execute(*statement)
         if self._read_before is not None:
             if self._session.connection.vendor == "sqlite":
                 self._lock()
             self._before = [*(self._before or ()), *self._read(*self._read_before)]
-        self.unseen = False
-        result = execute()
         driver = cursor.cursor
+        if self._session.connection.vendor == "postgresql":
+            self._session.work.rewritten = weakref.ref(driver)
+        result = execute(*self._sent_for(*statement))
         if self._returned.new and driver.description is None:
             self.understood = False  # somebody has kept the statement from the database
         elif self._returned.new:
-            if not self._take(driver) and self._otherwise is not None:
-                self._run_otherwise(driver, *self._otherwise)
+            if not self._take(driver) and self._may_miss:
+                # Its row is not there, or its primary key moved just before.
+                result = execute(*statement)
+                if driver.rowcount != 0:
+                    self._touched, self._before, self._after = True, None, None
         else:
             self._touched |= not self._counted or getattr(driver, "rowcount", -1) != 0
             if self._touched and self._read_after is not None:
                 self._after = [*(self._after or ()), *self._read(*self._read_after)]
         return result
 
-    def without_rows(self, error: BaseException, cursor: Any) -> Callable[[], Any] | None:
-        """Return what runs the statement as it was, if a column that was asked for is not there any more.
+    def _sent_for(self, sql: str, params: Any) -> tuple[str, Any]:
+        """Return the statement that is sent for one, whose text may have comments around it."""
+        if self._instead is None:
+            return sql, params
+        original, text, parameters = self._instead
+        return sql.replace(original, text, 1), parameters
+
+    def was_wrong(self, error: BaseException) -> bool:
+        """Return whether it failed for a column that is not there any more, and may be sent as it was.
 
         Another process has changed the schema, and this one has not heard of it yet.
         """
-        if self._as_it_was is None or not _is_about_a_column(error):
-            return None
+        if self._instead is None or not _is_about_a_column(error):
+            return False
         self._forget()
-        if self._session.aborted():
-            return None
-        sql, params = self._as_it_was
         self.understood = False
-
-        def run() -> None:
-            with self._session.connection.wrap_database_errors:
-                cursor.cursor.execute(sql, params)
-
-        return run
+        return not self._session.aborted()
 
     def _take(self, driver: Any) -> int:
         """Take the rows that were returned; after too many of them they are only passed over.
@@ -343,13 +360,6 @@ class RowWrite:
             if self._returned.old and before is not None:
                 before.append(row[:width])
         return number
-
-    def _run_otherwise(self, driver: Any, sql: str, params: tuple[Any, ...]) -> None:
-        """Run the statement as it was: its row is not there, or its primary key moved just before."""
-        with self._session.connection.wrap_database_errors:
-            driver.execute(sql, params)
-        if driver.rowcount != 0:
-            self._touched, self._before, self._after = True, None, None
 
     def _lock(self) -> None:
         """Let SQLite wait for its lock before it reads; a reader that wants to write later may not wait.
