@@ -50,11 +50,11 @@ class Pair(NamedTuple):
 
 #: These run every test.
 FULL_PAIRS = (Pair("sqlite", "locmem"), Pair("postgresql", "redis"))
-#: These run the suites in IMPORTANT: every other driver and database, each with a cache of another kind.
-IMPORTANT_PAIRS = (
-    Pair("mariadb", "redis"),
-    Pair("psycopg2", "pylibmc"),
-)
+#: These run most suites: every other database and driver, each with a cache of another kind.
+IMPORTANT = {
+    Pair("mariadb", "redis"): ("tests/acceptance", "tests/algebra", "tests/stateful"),
+    Pair("psycopg2", "pylibmc"): ("tests/acceptance",),
+}
 #: These run the suites in RACES: what depends on how a cache behaves.
 RACE_PAIRS = (
     Pair("sqlite", "file"),
@@ -67,8 +67,7 @@ RACE_PAIRS = (
     Pair("mariadb", "django-redis-ignore"),
     Pair("mariadb", "pymemcache"),
 )
-PAIRS = (*FULL_PAIRS, *IMPORTANT_PAIRS, *RACE_PAIRS)
-IMPORTANT = ("tests/acceptance", "tests/algebra", "tests/stateful")
+PAIRS = (*FULL_PAIRS, *IMPORTANT, *RACE_PAIRS)
 RACES = (
     "tests/acceptance/test_races.py",
     "tests/acceptance/test_signal.py",
@@ -197,7 +196,7 @@ def selections(pairs: Sequence[Pair], only: Sequence[str], *, thorough: bool) ->
         elif pair in FULL_PAIRS:
             found[pair] = ["tests", *(f"--ignore={path}" for path in UNIT if pair != unit_pair)]
         else:
-            found[pair] = list(IMPORTANT if thorough or pair in IMPORTANT_PAIRS else RACES)
+            found[pair] = list(IMPORTANT.get(pair, ("tests/acceptance",) if thorough else RACES))
     return found
 
 
