@@ -6,6 +6,7 @@ import signal
 import threading
 from contextlib import contextmanager, suppress
 
+import django
 import pytest
 from django.db import (
     DatabaseError,
@@ -24,6 +25,9 @@ from tests.acceptance.racing import agreed, during_commit, same, truth
 from tests.testapp import models as m
 from tests.testapp.models import Author, Book, Tag
 
+in_wal_mode = pytest.mark.skipif(
+    django.VERSION < (5, 1), reason="by init_command, which came with Django 5.1"
+)
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("new_connection")]
 
 
@@ -596,6 +600,7 @@ def _fill():
         Tag.objects.create(name=f"t{number}")
 
 
+@in_wal_mode
 @pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("how", ["iterator", "raw cursor", "raw queryset", "cold iterator of values"])
 def test_read_while_an_iterator_is_open(how, other_connection):
@@ -627,6 +632,7 @@ def test_read_while_an_iterator_is_open(how, other_connection):
     same(names(), ["b"])
 
 
+@in_wal_mode
 @pytest.mark.databases("sqlite")
 def test_loop_over_an_iterator_that_asks_for_partners(other_connection):
     """The usual loop of a command, while a request of another process writes."""
@@ -894,6 +900,7 @@ def test_connection_lost_at_the_statement(both, other_connection, monkeypatch):
     same(names(), truth(names))
 
 
+@in_wal_mode
 @pytest.mark.databases("sqlite")
 def test_transaction_that_begins_while_an_iterator_is_open(other_connection):
     """Its snapshot is that of the iterator, older than the clock that was read for it."""
