@@ -135,13 +135,11 @@ class Catalogue:
         return Columns(False, {}) if look_up is None else self._ask(lambda cursor: look_up(cursor, table))
 
     def may_read(self, table: str) -> bool:
-        """Return whether the role of today may read all columns of a table, so that they can be returned.
+        """Return whether the role of today may read all columns of a table of PostgreSQL.
 
         :param table: canonical name.
         :raises Exception: what the driver raises when the catalogue cannot be read.
         """
-        if self._connection.vendor != "postgresql":
-            return True
         return self._ask(lambda cursor: columns_of.may_read(cursor, table))
 
     def functions_that_write(self, functions: frozenset[str]) -> frozenset[str]:

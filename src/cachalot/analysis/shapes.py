@@ -252,17 +252,26 @@ def _used(
     """
     names = qualified(recording.blocks[0].compiler.connection)
     found: dict[str, set[str]] = {}
-    pairs = {(one[0] or one[1], one[2]) for one in names.findall(sql)}
-    for alias, column in pairs | recording.used:
+    for alias, column in {*_pairs(names, sql), *recording.used}:
         found.setdefault(alias, set()).add(column)
     if not _all_are_known(recording, found, keys_of):
         return None
     tables = [keys_of(table) for table in recording.tables]
     columns = {column for keys in tables if keys is not None for column in keys.names}
-    named_here = names.sub(" ", sql)
-    # The name of a column of the result is none of a table, unless it stands elsewhere, too.
-    bare = {word.lower() for word in _WORDS.findall(_LABELS.sub(" ", named_here))}
-    return None if bare & columns else found
+    return None if columns.intersection(_bare_words(names, sql)) else found
+
+
+def _pairs(names: re.Pattern[str], sql: str) -> Iterable[tuple[str, str]]:
+    """Return the names in a text that have another one before them, with that."""
+    return ((quoted or plain, name) for quoted, plain, name in names.findall(sql))
+
+
+def _bare_words(names: re.Pattern[str], sql: str) -> Iterable[str]:
+    """Return the words of a text that are not such names, in small letters.
+
+    The name of a column of the result is none of a table, unless it stands elsewhere, too.
+    """
+    return (word.lower() for word in _WORDS.findall(_LABELS.sub(" ", names.sub(" ", sql))))
 
 
 def _all_are_known(
@@ -290,12 +299,12 @@ def _all_were_compiled(recording: Recording, sql: str) -> bool:
     if not recording.blocks:
         return False
     names = qualified(recording.blocks[0].compiler.connection)
-    words = Counter(word.lower() for word in _WORDS.findall(_LABELS.sub(" ", names.sub(" ", sql))))
+    words = Counter(_bare_words(names, sql))
     named = [(alias, name) for block in recording.blocks for alias, name in block.tables.items()]
     compiled = Counter(canonical_table(name) for _alias, name in named)
     compiled.update(alias.lower() for alias, name in named if alias != name)
     aliases = {alias for alias, _name in named}
-    pairs = ((one[0] or one[1], canonical_table(one[2])) for one in names.findall(sql))
-    if any(table in recording.tables and first not in aliases for first, table in pairs):
+    pairs = _pairs(names, sql)
+    if any(canonical_table(name) in recording.tables and first not in aliases for first, name in pairs):
         return False
     return all(words[one] == compiled[one] for one in (*recording.tables, *compiled))

@@ -36,14 +36,15 @@ class Alone:
     :param session: of its connection.
     :param marked: runs what commits, with MARK before and DONE after it, for all that the write may change.
     :ivar begun: whether it has begun, and holds a statement that has run.
+    :ivar ending: whether it is being committed.
     :ivar sent: whether any statement of the write has come to a cursor of ours.
     """
 
     def __init__(self, session: Session, marked: Callable[[Callable[[], Any]], Any]) -> None:
         self._session = session
         self._marked = marked
-        self._ending = False
         self.begun = False
+        self.ending = False
         self.sent = False
 
     def run(self, statement: Callable[[], Any]) -> Any:
@@ -64,11 +65,6 @@ class Alone:
             raise
         self.begun = True
         return result
-
-    @property
-    def ending(self) -> bool:
-        """Whether it is being committed."""
-        return self._ending
 
     def settle(self) -> None:
         """Commit what was written so far: somebody wants something else of the connection.
@@ -91,7 +87,7 @@ class Alone:
         :param kept: whether it goes on if SQLite does not commit it now.
         :raises django.db.Error: it was not committed, or it is not known whether it was.
         """
-        self.begun, self._ending = False, True
+        self.begun, self.ending = False, True
         try:
             finish()
         except BaseException:
@@ -100,7 +96,7 @@ class Alone:
                 roll_back(self._session)
             raise
         finally:
-            self._ending = False
+            self.ending = False
         self._session.ended()
 
     def _begin(self) -> bool:
@@ -117,6 +113,19 @@ class Alone:
             roll_back(session)
             raise
         return True
+
+
+def settle(session: Session) -> bool:
+    """End the transaction of a write in autocommit, of which who comes in its middle knows nothing.
+
+    :returns: whether there is none any more.
+    :raises django.db.Error: it was not committed, or it is not known whether it was.
+    """
+    mine = session.work.alone
+    if mine is None:
+        return True
+    mine.settle()
+    return not mine.begun
 
 
 def possible(session: Session) -> bool:

@@ -20,7 +20,7 @@ from cachalot.core.keys import Namespace, draw, name_of
 from cachalot.core.protocol import Answer, Found, Keys
 from cachalot.core.steps import GetMany, Timeout
 from cachalot.core.tags import EPOCH, PASSING, Effects
-from cachalot.engine import scopes
+from cachalot.engine import alone, scopes
 from cachalot.engine.apart import entry_apart
 from cachalot.engine.draining import NotReadError
 from cachalot.engine.guesses import Guesses
@@ -79,11 +79,8 @@ class QueryCache:
         :returns: the rows, or whether they may be kept once the database has given them. Never raises for the
             cache.
         """
-        mine = session.work.alone
-        if mine is not None:
-            mine.settle()
-            if mine.begun:
-                return Lookup(Decision.bypass(Reason.UNCOMMITTED, "in the middle of a write"))
+        if not alone.settle(session):
+            return Lookup(Decision.bypass(Reason.UNCOMMITTED, "in the middle of a write"))
         put_off = scopes.deferred.get()
         if put_off is not None and put_off.of(session.namespace(config).root).touches(query.tags):
             return Lookup(Decision.bypass(Reason.UNCOMMITTED, "its invalidation is put off"))

@@ -49,7 +49,8 @@ WITHOUT_EFFECT = frozenset(
 )
 """Settings that cannot change what a SELECT returns."""
 
-_NOT_RESET = ("role", "session_authorization")
+ROLE = ("role", "session_authorization")
+"""Who asks. RESET ALL leaves it as it is (manual of PostgreSQL, RESET)."""
 
 
 class SessionContext:
@@ -118,7 +119,7 @@ class SessionContext:
         if chain or not name:
             self.now = Snapshot(settings, local, digest(chain, value))
         elif name == "*":
-            self.now = Snapshot(_only(settings, _NOT_RESET), _only(local, _NOT_RESET), chain)
+            self.now = Snapshot(_only(settings, ROLE), _only(local, ROLE), chain)
         elif statement.local:
             self.now = Snapshot(settings, {**local, name: value}, chain)
         else:

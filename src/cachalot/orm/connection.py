@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakMethod
 
 from cachalot.conf import current
+from cachalot.engine.alone import settle
 from cachalot.engine.caches import query_cache
 from cachalot.engine.session import Session
 from cachalot.orm.compilers import traced_class
@@ -119,7 +120,7 @@ def _like(method: Original, function: Original) -> Original:
 def _committing(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
         def _commit() -> Any:
-            _settle(session)
+            settle(session)
             cache = query_cache(current().cache)
             if cache is None:
                 return original()
@@ -137,7 +138,7 @@ def _committing(session: Session) -> Callable[[Original], Original]:
 def _rolling_back(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
         def _rollback() -> Any:
-            _settle(session)
+            settle(session)
             result = original()
             session.rolled_back()
             _use_moment(session)
@@ -165,7 +166,7 @@ def _setting_autocommit(session: Session) -> Callable[[Original], Original]:
 def _setting_mode(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
         def set_autocommit(autocommit: bool, *args: Any, **kwargs: Any) -> Any:
-            _settle(session)
+            settle(session)
             if not autocommit and session.connection.autocommit:
                 _use_moment(session, begins=True)
             forced = bool(args and args[0]) or kwargs.get(
@@ -196,7 +197,7 @@ def _showing(session: Session, original: Original) -> Original:
 def _settling(session: Session) -> Callable[[Original], Original]:
     def make(original: Original) -> Original:
         def settled(*args: Any, **kwargs: Any) -> Any:
-            _settle(session)
+            settle(session)
             return original(*args, **kwargs)
 
         return settled
@@ -204,14 +205,8 @@ def _settling(session: Session) -> Callable[[Original], Original]:
     return make
 
 
-def _settle(session: Session) -> None:
-    """End the transaction of a write in autocommit, of which who commits, begins or closes knows nothing."""
-    if session.work.alone is not None:
-        session.work.alone.settle()
-
-
 def _use_moment(session: Session, *, begins: bool = False) -> None:
-    """Use a moment between two transactions; see ``QueryCache.between``."""
+    """Use a moment between two transactions; see ``Writes.between``."""
     cache = query_cache(current().cache)
     if cache is not None:
         cache.writes.between(session, begins=begins)

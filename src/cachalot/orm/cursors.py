@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import Error
 
 from cachalot.core.tags import NOTHING
+from cachalot.engine.alone import settle
 from cachalot.orm.statements import before, judge, pin, run_raw
 
 if TYPE_CHECKING:
@@ -52,8 +53,7 @@ class StatementWrapper:
                 return execute(text, parameters, many, context)
 
             return self._run_expected(sql, params, send, context["cursor"], many=many)
-        if session.work.alone is not None:
-            session.work.alone.settle()
+        settle(session)
         session.level_pending = False
         text = text_of(sql, context)
         run = partial(execute, sql, params, many, context)

@@ -459,8 +459,11 @@ def _known(names: Sequence[str | None], row: Sequence[Any]) -> dict[str, Any]:
     return {name: value for name, value in zip(names, row, strict=False) if name is not None}
 
 
-_NO_COLUMN = ("42703", 1054, "no such column")
-"""undefined_column of PostgreSQL, ER_BAD_FIELD_ERROR of MySQL, and what SQLite says."""
+_UNDEFINED_COLUMN = "42703"
+"""SQLSTATE of PostgreSQL."""
+
+_BAD_FIELD = "1054"
+"""ER_BAD_FIELD_ERROR of MySQL."""
 
 
 def _is_about_a_column(error: BaseException) -> bool:
@@ -468,7 +471,7 @@ def _is_about_a_column(error: BaseException) -> bool:
     cause = error.__cause__
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     said = str(error.args[0] if error.args else "")
-    return state == _NO_COLUMN[0] or said == str(_NO_COLUMN[1]) or said.startswith(_NO_COLUMN[2])
+    return state == _UNDEFINED_COLUMN or said == _BAD_FIELD or said.startswith("no such column")
 
 
 class _Returned:

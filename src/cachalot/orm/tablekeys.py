@@ -21,6 +21,7 @@ from cachalot.core.keys import draw
 from cachalot.core.protocol import Keys
 from cachalot.core.tags import EPOCH
 from cachalot.engine import facts as facts_
+from cachalot.engine.context import ROLE
 from cachalot.engine.facts import Facts
 from cachalot.orm.rowwrites import RowWrite
 from cachalot.stores.base import StoreAway, Tier
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from cachalot.orm.reading import Request
 
 MAX_SHAPES = 4096
-_ROLE = ("role", "session_authorization")
 MAX_LENGTH = 8 * 1024
 """Shapes of longer texts are not kept: there would be too many, with lists of values of every length."""
 
@@ -182,7 +182,7 @@ def _may_return(session: Session, facts: Facts, table: str, config: Config) -> b
         return True
     if session.settings.unknown:
         return False
-    role = (str(session.connection.settings_dict["USER"]), *session.settings.of(_ROLE))
+    role = (str(session.connection.settings_dict["USER"]), *session.settings.of(ROLE))
     known = facts.readable.get((table, role))
     if known is None and not session.aborted():
         if len(facts.readable) > MAX_SHAPES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cachalot.core.tags import NOTHING, Effects
+from cachalot.engine.alone import settle
 from cachalot.orm.notices import announce
 
 if TYPE_CHECKING:
@@ -42,8 +43,7 @@ def run(
 
     work = session.work
     surprises, work.surprises = work.surprises, NOTHING
-    if work.alone is not None:
-        work.alone.settle()
+    settle(session)
     alone, work.alone = work.alone, None  # of a write that is being compiled, with this one in its middle
     try:
         return cache.writes.run(session, effects, expected, "orm", wrappable=True, learned=learned)
