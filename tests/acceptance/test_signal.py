@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
 from contextlib import contextmanager, suppress
 from unittest import mock
 
 import pytest
 from django.core.cache import caches
+from django.core.cache.utils import make_template_fragment_key
 from django.db import IntegrityError, connection, transaction
 from django.test import TestCase
 
 from cachalot.api import get_last_invalidation, invalidate
 from cachalot.core import keys
+from cachalot.engine import registry
 from cachalot.engine.caches import query_cache
 from cachalot.signals import post_invalidation
 from cachalot.stores.base import StoreAway
@@ -326,19 +329,23 @@ def test_time_of_other_tables_stays():
     assert get_last_invalidation(Author) > author
 
 
+@pytest.mark.parametrize("tie", [registry.TIE_SECONDS, 0.0])
 @pytest.mark.parametrize("skew", [0, -3600])
-def test_time_of_several_tables(skew):
-    """The time of several tables changes with each of them, also when one writer's clock is late."""
+def test_time_of_several_tables(skew, tie):
+    """The time of several tables changes with each, also when a clock is late and answers share a float."""
     Author.objects.create(name="x")
     Tag.objects.create(name="x")
-    seen = [get_last_invalidation(Author, Tag), get_last_invalidation(Author, Tag)]
-    assert seen[0] == seen[1]
-    clock = keys.time.time
-    with mock.patch.object(keys, "time", mock.Mock(time=lambda: clock() + skew)):
-        for write in (Author.objects.update, Tag.objects.update) * 2:
-            write(name="y")
-            seen.append(get_last_invalidation(Author, Tag))
+    with mock.patch.object(registry, "TIE_SECONDS", tie):
+        seen = [get_last_invalidation(Author, Tag), get_last_invalidation(Author, Tag)]
+        assert seen[0] == seen[1]
+        clock = keys.time.time
+        with mock.patch.object(keys, "time", mock.Mock(time=lambda: clock() + skew)):
+            for write in (Author.objects.update, Tag.objects.update) * 2:
+                write(name="y")
+                seen.append(get_last_invalidation(Author, Tag))
     assert len(set(seen[1:])) == 5
+    assert len({make_template_fragment_key("fragment", [moment]) for moment in seen}) == 5
+    assert pickle.loads(pickle.dumps(seen[-1])) == seen[-1]
 
 
 def test_time_of_each_database():

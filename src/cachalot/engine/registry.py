@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cachalot.engine.guard import Guard
 
 TIE_SECONDS = 64e-6
-"""By so much the time of several tags may exceed the latest of them, to change whenever one of them does."""
+"""By so much the time of several tags may exceed the latest, so that it differs as a bare number too."""
 
 MAX_KNOWN = 10_000
 
@@ -91,16 +91,36 @@ def _create(cache: QueryCache, key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+class Moment(float):
+    """A time that shows, and compares with others of its kind by, more digits than a float holds.
+
+    Its text (``str``, ``f"{…}"``, in a key of ``{% cache %}``) ends with digits that only these tokens have.
+    """
+
+    digits = ""
+
+    def __repr__(self) -> str:
+        return f"{float(self):.7f}{self.digits}"
+
+    def __eq__(self, other: object) -> bool:
+        return repr(self) == repr(other) if isinstance(other, Moment) else super().__eq__(other)
+
+    __hash__ = float.__hash__
+
+
 def joined(tokens: list[str]) -> float:
     """Return the latest time of some tokens, in seconds since 1970; 0.0 if there are none.
 
-    Of several, it is one that changes with each of them, even if the clocks that made them disagree.
+    Of several, it changes with each of them, even if the clocks that made them disagree. A float has room for
+    few hundred such differences, so its digits go on.
     """
     times = [drawn_at(token) for token in tokens]
     if len(times) <= 1:
         return times[0] if times else 0.0
-    share = int.from_bytes(blake2b("\n".join(tokens).encode(), digest_size=4).digest(), "big") / 2**32
-    return max(times) + share * TIE_SECONDS
+    number = int.from_bytes(blake2b("\n".join(tokens).encode(), digest_size=8).digest(), "big")
+    moment = Moment(max(times) + number / 2**64 * TIE_SECONDS)
+    moment.digits = f"{number:020}"
+    return moment
 
 
 _last = 0.0
