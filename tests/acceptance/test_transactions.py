@@ -501,6 +501,37 @@ def test_own_result_repeats_without_the_database(author, queries):
         assert agreed(names) == ["before", "mine", "mine too"]
 
 
+@READ_COMMITTED
+@pytest.mark.parametrize("written", [Tag, Author], ids=["another table", "another row"])
+def test_result_that_the_writes_leave_alone_repeats_without_the_database(
+    written, author, other_connection, queries
+):
+    """What a transaction reads beside its own writes repeats until it or somebody else changes that, too."""
+
+    def name():
+        return Author.objects.get(pk=author.pk).name
+
+    def renamed(name):
+        return lambda: Author.objects.filter(pk=author.pk).update(name=name)
+
+    with transaction.atomic():
+        written.objects.create(name="mine")
+        assert agreed(name) == "before"
+        with queries() as sent:
+            assert name() == "before"
+        assert not sent.sql
+        other_connection(renamed("theirs"))
+        assert agreed(name) == "theirs"
+        with transaction.atomic():
+            renamed("mine")()
+            assert agreed(name) == "mine"
+            transaction.set_rollback(True)
+        assert agreed(name) == "theirs"
+        renamed("mine too")()
+        assert agreed(name) == "mine too"
+    assert agreed_everywhere(name, other_connection) == "mine too"
+
+
 META = {"list": [1, [2]], "text": "x"}
 
 

@@ -112,6 +112,9 @@ class QueryCache:
         space = session.namespace(config)
         publish = transaction is None or not transaction.written()
         ticket = ticket_for(query, answer.stamp, transaction, shared=publish)
+        own = None if answer.found is Found.HIT else _own(transaction, query, answer)
+        if own is not None:
+            return own_result(own, ticket)
         return self._lookup(
             space, query, answer, replace(ticket, tokens=answer.tokens) if answer.tokens else ticket
         )
@@ -135,10 +138,8 @@ class QueryCache:
         if answer.stamp is None:
             return Lookup(decision)
         mine = ticket_for(query, answer.stamp, transaction, shared=False)
-        own = transaction.local.get(query.digest)
-        if own is not None and own.stamp == answer.stamp:
-            return own_result(own, mine)
-        return Lookup(decision, ticket=mine)
+        own = _own(transaction, query, answer)
+        return Lookup(decision, ticket=mine) if own is None else own_result(own, mine)
 
     def _look_in_snapshot(
         self, session: Session, query: Query, config: Config, transaction: Transaction, level: Level
@@ -371,6 +372,12 @@ class QueryCache:
         entry = Entry(epoch, 0, encode(fact))
         with suppress(StoreAway):
             self.guard.run(protocol.fill(key, seal(key.encode(), self._secret, entry)))
+
+
+def _own(transaction: Transaction | None, query: Query, answer: Answer) -> LocalResult | None:
+    """Return what a transaction has kept for itself, if nobody has committed to its tables since."""
+    own = None if transaction is None else transaction.local.get(query.digest)
+    return own if own is not None and own.stamp is not None and own.stamp == answer.stamp else None
 
 
 def _valid(session: Session, ticket: Ticket, config: Config) -> bool:
