@@ -100,6 +100,12 @@ def _bulk(chance: random.Random) -> Any:
         m.Book.objects.bulk_update(books, ["likes", "editor"])
 
 
+def _handed_over(book: int, author: int) -> None:
+    """Give a book to another author in a statement that says whose it was."""
+    owner = m.Book.objects.filter(pk=book).values_list("author", flat=True).first()
+    m.Book.objects.filter(pk=book, author=owner).update(author=author)
+
+
 def _updated(chance: random.Random) -> Any:
     condition, key, book = book_condition(chance, 1), key_of(m.Author, chance), key_of(m.Book, chance)
     books, genre = m.Book.objects, chance.choice(GENRES)
@@ -107,6 +113,7 @@ def _updated(chance: random.Random) -> Any:
         [
             lambda: books.filter(pk=book).update(likes=F("likes") + 1),
             lambda: books.filter(pk=book).update(author=key),
+            lambda: _handed_over(book, key),
             lambda: books.filter(pk=book).update(isbn=F("isbn") + 1),
             lambda: books.filter(pk=book).update(number=F("number") + 10),
             lambda: books.filter(author=key).update(likes=chance.randrange(3)),

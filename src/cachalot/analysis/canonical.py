@@ -30,6 +30,11 @@ class Kind(enum.Enum):
     HEXADECIMAL = "hexadecimal"
 
 
+_SENT_AS_THEY_ARE = frozenset({str, int, bool, UUID})
+
+_OF_LIBRARIES = frozenset({"django.utils.safestring", "psycopg.types.numeric"})
+"""Where subclasses of these come from that mean the same: text for templates, integers of psycopg 3."""
+
 NULL = "-"
 """The canonical text of NULL."""
 
@@ -47,8 +52,9 @@ def canonical(kind: Kind, value: Any) -> str | None:
     """
     if value is None:
         return NULL
-    if isinstance(value, enum.Enum):
-        return None  # drivers differ in what they send for it
+    type_of = type(value)
+    if type_of not in _SENT_AS_THEY_ARE and type_of.__module__ not in _OF_LIBRARIES:
+        return None  # a driver may have been told to send something else for it
     if kind is Kind.INTEGER:
         return f"={int.__index__(value)}" if isinstance(value, int) else None
     if kind is Kind.UUID and isinstance(value, UUID):

@@ -219,6 +219,9 @@ def _unescape(found: re.Match[str]) -> str:
     return chr(int(code, 16)) if code and int(code, 16) <= sys.maxunicode else "\\"
 
 
+_NAME_BYTES = 63
+
+
 def canonical_table(name: str) -> str:
     """Give the one spelling under which a table is known here, however it was written.
 
@@ -226,11 +229,16 @@ def canonical_table(name: str) -> str:
     only too coarse; two spellings of one table that did not meet would be a stale result.
 
     :param name: a table's name, bare, quoted in any style or dotted, or Django's ``schema"."table`` trick.
-    :returns: the last dotted part, without quotes, case folded.
+    :returns: the last dotted part, without quotes, case folded, and cut as PostgreSQL cuts a name.
     """
     if name.isidentifier():
-        return name.casefold()
+        return _cut(name).casefold()
     if '&"' in name:
         name = _UNICODE_ESCAPE.sub(_unescape, name)
     parts = [part for part in _QUOTED_PART.split(name.strip().replace("%%", "%")) if part.strip()]
-    return (parts[-1].strip() if parts else name).casefold()
+    return _cut(parts[-1].strip() if parts else name).casefold()
+
+
+def _cut(name: str) -> str:
+    """Return the bytes of a name that PostgreSQL keeps (manual, 4.1.1 Identifiers and Key Words)."""
+    return name if len(name) * 4 <= _NAME_BYTES else name.encode()[:_NAME_BYTES].decode(errors="ignore")

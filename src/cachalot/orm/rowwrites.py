@@ -22,6 +22,8 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from django.db import Error
+
 from cachalot.analysis.covers import all_covers_of
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.analysis.writes import ChangedRows, effects_of_rows, rows_of_insert
@@ -212,7 +214,8 @@ class RowWrite:
             text = f"SELECT {', '.join(columns)} FROM {quote(self._keys.name)}"  # noqa: S608 - names
             self._read_before = (text + parts.where, parts.where_params)
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
-        one = any(len(cover) == 1 and cover[0].key in self._keys.unique for cover in covers)
+        # Of a unique column NULL is that of many rows, and that it is unique only the models say.
+        one = any(len(cover) == 1 and cover[0].key == self._keys.primary for cover in covers)
         return self._with_old_rows_on_postgresql(recording, parts, columns, one=one)
 
     def _with_rows_on_mysql(
@@ -262,21 +265,22 @@ class RowWrite:
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
         table = quote(self._keys.name)
         if not one:
-            # Joined with the rows that were locked, one whose primary key has just moved would be missed.
+            # To lock rows before the UPDATE does is to lock them in another mode, order or snapshot than it.
             self._returned = _Returned(new=True)
-            text = f"SELECT {', '.join(columns)} FROM {table}{parts.where}"  # noqa: S608 - names of the schema
-            self._read_before = (f"{text} FOR NO KEY UPDATE", parts.where_params)
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
         self._may_miss = True
         own = [f"{table}.{column}" for column in columns]
         # Names of its own: one that the statement uses without a table means a column of the table.
         labels = {column: f"{_OLD}_{place}" for place, column in enumerate(self._keys.columns())}
         listed = [f"{one} AS {label}" for one, label in zip(own, labels.values(), strict=True)]
+        listed.append(f"{table}.ctid AS {_OLD}_place")
         names = [f"{_OLD}.{label}" for label in labels.values()]
         same = " AND ".join(f"{table}.{quote(column)} = {_OLD}.{labels[column]}" for column in primary)
+        # Not "=": before PostgreSQL 18.1, 17.7, … a TID scan did not ask again after it had waited for a row.
+        same += f" AND {table}.ctid IS NOT DISTINCT FROM {_OLD}.{_OLD}_place"
         text = (
             f"WITH {_OLD} AS MATERIALIZED (SELECT {', '.join(listed)} "  # noqa: S608 - names
-            f"FROM {table}{parts.where} FOR NO KEY UPDATE) {parts.head} FROM {_OLD} WHERE {same} "
+            f"FROM {table}{parts.where}) {parts.head} FROM {_OLD} WHERE {same} "
             f"RETURNING {', '.join(names + own)}"
         )
         return text, parts.where_params + parts.head_params
@@ -303,8 +307,7 @@ class RowWrite:
             self._touched = True
             return execute(*statement)
         if self._read_before is not None:
-            if self._session.connection.vendor == "sqlite":
-                self._lock()
+            self._lock()
             self._before = [*(self._before or ()), *self._read(*self._read_before)]
         driver = cursor.cursor
         if self._session.connection.vendor == "postgresql":
@@ -321,8 +324,16 @@ class RowWrite:
         else:
             self._touched |= not self._counted or getattr(driver, "rowcount", -1) != 0
             if self._touched and self._read_after is not None:
-                self._after = [*(self._after or ()), *self._read(*self._read_after)]
+                self._look_behind(*self._read_after)
         return result
+
+    def _look_behind(self, text: str, params: Any) -> None:
+        """Read the rows that the statement has changed. It has run: a failure to see them is not its own."""
+        try:
+            self._after = [*(self._after or ()), *self._read(text, params)]
+        except Error:
+            self._forget()
+            self.understood = False
 
     def _sent_for(self, sql: str, params: Any) -> tuple[str, Any]:
         """Return the statement that is sent for one, whose text may have comments around it."""
@@ -334,7 +345,7 @@ class RowWrite:
     def was_wrong(self, error: BaseException) -> bool:
         """Return whether it failed for a column that is not there any more, and may be sent as it was.
 
-        Another process has changed the schema, and this one has not heard of it yet.
+        Another process has changed the schema, or what this role may read, and this one has not heard of it.
         """
         if self._instead is None or not _is_about_a_column(error):
             return False
@@ -462,16 +473,16 @@ def _known(names: Sequence[str | None], row: Sequence[Any]) -> dict[str, Any]:
 _UNDEFINED_COLUMN = "42703"
 """SQLSTATE of PostgreSQL."""
 
-_BAD_FIELD = "1054"
-"""ER_BAD_FIELD_ERROR of MySQL."""
+_BAD_FIELD = frozenset({"1054", "1142", "1143"})
+"""ER_BAD_FIELD_ERROR, ER_TABLEACCESS_DENIED_ERROR and ER_COLUMNACCESS_DENIED_ERROR of MySQL."""
 
 
 def _is_about_a_column(error: BaseException) -> bool:
-    """Return whether a database does not know a column."""
+    """Return whether a database does not know a column, or MariaDB does not let it be read."""
     cause = error.__cause__
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     said = str(error.args[0] if error.args else "")
-    return state == _UNDEFINED_COLUMN or said == _BAD_FIELD or said.startswith("no such column")
+    return state == _UNDEFINED_COLUMN or said in _BAD_FIELD or said.startswith("no such column")
 
 
 class _Returned:

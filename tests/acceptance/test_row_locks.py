@@ -1,0 +1,199 @@
+"""What a write locks, and how often it runs: as much, in the same order and as often as with Django alone."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from contextlib import nullcontext
+
+import pytest
+from django.db import DatabaseError, connection, transaction
+from django.db.models import F, Func
+
+from cachalot.engine import facts
+from tests.acceptance.racing import PATIENCE, stays_true, truth
+from tests.testapp.models import Author, Hand, Later, NullFK, Tag, TagUse
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("new_connection")]
+
+
+def until_somebody_waits():
+    """Return when a session waits for a lock of another, or after a while."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+            if cursor.fetchone()[0]:
+                return
+        time.sleep(0.01)
+
+
+def outcome(act):
+    """What becomes of a write."""
+    try:
+        act()
+    except DatabaseError as error:
+        return f"{type(error).__name__}: {error}"
+    return "done"
+
+
+def beside(there, here, other_connection):
+    """What becomes of two writes; the first goes on when the second waits for it."""
+    holding = threading.Event()
+
+    def first():
+        with transaction.atomic():
+            there(holding.set)
+
+    future = other_connection.start(lambda: outcome(first))
+    assert holding.wait(PATIENCE)
+    mine = outcome(here)
+    return mine, future.result(PATIENCE)
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("how", ["save", "update", "several"])
+def test_unique_value_that_changes_beside_a_new_child(both, how, other_connection):
+    """A write that changes what a foreign key refers to holds nothing while it waits for a new child."""
+    tag = Tag.objects.create(name="a")
+    Tag.objects.create(name="z")
+    Tag.objects.filter(pk=tag.pk).update(name="a")
+
+    def there(holding):
+        TagUse.objects.create(tag=tag)
+        connection.check_constraints()
+        holding()
+        until_somebody_waits()
+        Tag.objects.select_for_update(no_key=True).get(pk=tag.pk)
+
+    def here():
+        if how == "save":
+            tag.name = "b"
+            tag.save()
+        elif how == "update":
+            Tag.objects.filter(pk=tag.pk).update(name="b")
+        else:
+            Tag.objects.filter(pk__in=[tag.pk, tag.pk + 1]).update(name=Func(F("name"), function="UPPER"))
+
+    assert beside(there, here, other_connection) == ("done", "done")
+
+
+@pytest.mark.databases("postgresql")
+def test_index_that_is_made_meanwhile(both, other_connection):
+    """A write holds no row while it waits for a table."""
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    for _ in range(2):
+        NullFK.objects.create(author=one)
+    NullFK.objects.filter(author=two).update(author=one)
+
+    def there(holding):
+        with connection.cursor() as cursor:
+            cursor.execute("LOCK TABLE testapp_nullfk IN SHARE MODE")
+        holding()
+        until_somebody_waits()
+        NullFK.objects.update(note="filled")
+
+    def here():
+        NullFK.objects.filter(author=one).update(author=two)
+
+    assert beside(there, here, other_connection) == ("done", "done")
+
+
+@pytest.mark.databases("postgresql")
+def test_null_in_a_unique_column_is_of_many_rows(both, other_connection):
+    """An UPDATE misses no row whose primary key moves, also where it asks for NULL in a unique column."""
+    low, high = (Hand.objects.create(number=number) for number in (1, 2))
+    Hand.objects.filter(pk=-1).update(twice=1)
+
+    def there(holding):
+        Hand.objects.filter(pk=low.pk).update(id=high.pk + 100)
+        holding()
+        until_somebody_waits()
+
+    def here():
+        assert Hand.objects.filter(twice__isnull=True).update(twice=F("number") * 2) == 2
+
+    assert beside(there, here, other_connection) == ("done", "done")
+    assert truth(lambda: [*Hand.objects.order_by("number").values_list("twice", flat=True)]) == [2, 4]
+
+
+@pytest.mark.databases("postgresql")
+def test_row_that_changes_while_its_write_waits(both, other_connection):
+    """Readers of the value that a row had when the write got at it see the write, too."""
+    one, two, three = (Author.objects.create(name=name) for name in "abc")
+    row = NullFK.objects.create(author=one)
+    NullFK.objects.filter(pk=row.pk).update(author=one)
+
+    def there(holding):
+        NullFK.objects.filter(pk=row.pk).update(author=two)
+        holding()
+        until_somebody_waits()
+
+    def here():
+        NullFK.objects.filter(pk=row.pk).update(author=three)
+
+    def write():
+        assert beside(there, here, other_connection) == ("done", "done")
+
+    stays_true(lambda: NullFK.objects.filter(author=two), write)
+    assert truth(lambda: NullFK.objects.get(pk=row.pk).author_id) == three.pk
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["autocommit", "atomic"])
+@pytest.mark.parametrize("how", ["update", "save"])
+def test_write_whose_row_cannot_be_read_afterwards_runs_once(both, how, inside, other_connection):
+    """Another process has dropped a column that the statement does not name: it still runs exactly once."""
+    row = Later.objects.create(active=1)
+    Later.objects.filter(pk=row.pk).update(active=1)
+    known = dict(facts._known)
+    field = Later._meta.get_field("owner")
+
+    def drop():
+        with connection.schema_editor() as editor:
+            editor.remove_field(Later, field)
+
+    if connection.vendor == "postgresql" and inside and both == "with rows":
+        pytest.skip("an error aborts a transaction of PostgreSQL")
+    other_connection(drop)
+    facts._known.update(known)
+    try:
+        with transaction.atomic() if inside else nullcontext():
+            if how == "update":
+                assert Later.objects.filter(pk=row.pk).update(active=F("active") + 1) == 1
+            else:
+                row.active = F("active") + 1
+                row.save(update_fields=["active"])
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT active FROM testapp_later")
+            assert cursor.fetchone()[0] == 2
+    finally:
+        with connection.schema_editor() as editor:
+            editor.add_field(Later, field)
+
+
+class Mail(str):
+    """Text that the driver was told to send in small letters."""
+
+    __slots__ = ()
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("how", ["read", "insert"])
+def test_subclass_of_a_text_that_the_driver_sends_otherwise(how):
+    """Of a value that a driver may have been told to send otherwise nobody knows what it finds."""
+    sqlite3.register_adapter(Mail, lambda mail: str.__str__(mail).lower())
+    try:
+        if how == "insert":
+            stays_true(
+                lambda: Tag.objects.filter(name="a@b").values_list("name"),
+                lambda: Tag.objects.create(name=Mail("A@B")),
+            )
+            return
+        tag = Tag.objects.create(name="a@b")
+        stays_true(
+            lambda: Tag.objects.filter(name=Mail("A@B")).values_list("name"),
+            lambda: Tag.objects.filter(pk=tag.pk).update(name="x"),
+        )
+    finally:
+        del sqlite3.adapters[Mail, sqlite3.PrepareProtocol]
