@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
-from contextlib import ContextDecorator, contextmanager
+from contextlib import ContextDecorator, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,6 +15,7 @@ from django.core.cache.backends.base import InvalidCacheBackendError
 from django.db import connections
 from django.db.models import Model, QuerySet
 
+from cachalot.analysis.policies import homes
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.analysis.schema import written_with
 from cachalot.conf import current
@@ -83,6 +84,15 @@ def _caches(chosen: str | None) -> list[QueryCache]:
     return [cache for cache in found if cache is not None]
 
 
+def _caches_of_state(chosen: str | None) -> list[QueryCache]:
+    """Return the caches that say whether results in a cache are valid; a policy may keep them elsewhere."""
+    found, config = _caches(chosen), current()
+    used = query_cache(config.cache)
+    if used is not None and used not in found and chosen in homes(config):
+        found.append(used)
+    return found
+
+
 def invalidate(
     *tables_or_models: TableOrModel, cache_alias: str | None = None, db_alias: str | None = None
 ) -> None:
@@ -108,7 +118,7 @@ def invalidate(
         transaction = session.transaction()
         if transaction is not None:
             transaction.note(effects)
-        for cache in _caches(cache_alias):
+        for cache in _caches_of_state(cache_alias):
             cache.writes.invalidate(session, effects, announced=False)
         if transaction is None:
             session.notices.append(effects)
@@ -167,7 +177,14 @@ class _Scope(ContextDecorator):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave(self._tokens.pop())
+        for place in reversed(range(len(self._tokens))):
+            # Tasks that share the scope may leave it in any order. Who leaves it in a context that it was not
+            # entered in, as a generator may when it is closed, has nothing to put back there.
+            with suppress(ValueError, RuntimeError):
+                self._leave(self._tokens[place])
+                del self._tokens[place]
+                return
+        self._tokens.pop()
 
     async def __aenter__(self) -> None:
         self.__enter__()
@@ -315,7 +332,7 @@ def invalidation_deferred() -> Iterator[None]:
 
     .. versionadded:: 3.0
     """
-    if scopes.deferred.get() is not None:
+    if scopes.put_off() is not None:
         yield
         return
     collected = scopes.Deferred()
@@ -323,7 +340,8 @@ def invalidation_deferred() -> Iterator[None]:
     try:
         yield
     finally:
-        scopes.deferred.reset(token)
+        with suppress(ValueError):  # A generator may be closed in another context than it was begun in.
+            scopes.deferred.reset(token)
         for alias, effects in collected.close():
             _deliver(alias, effects)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from debug_toolbar.panels import Panel
 from django.apps import apps
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.timezone import localtime
 
 from cachalot import api
@@ -190,6 +190,7 @@ def _questions(touched: Mapping[str, set[str]]) -> list[_Question]:
     questions = [
         _Question(alias, model, table in tables)
         for alias, tables in sorted(touched.items())
+        if alias in connections.settings  # A copy of a connection may have a name of its own.
         for table, model in models.items()
     ]
     return sorted(questions, key=lambda question: not question.touched)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
@@ -393,3 +394,19 @@ def stays_true(read, write):
     list(read())
     write()
     same(list(read()), truth(lambda: list(read())))
+
+
+@contextmanager
+def alias(name, **changes):
+    """One more alias of the database, as long as this lasts."""
+    made = copy.deepcopy(connections.settings["default"])
+    made.update(changes)
+    connections.settings[name] = made
+    try:
+        # Not by ensure_connection(), which allows a test those aliases only that the settings have.
+        connections[name].connect()
+        yield
+    finally:
+        connections[name].close()
+        del connections[name]
+        del connections.settings[name]

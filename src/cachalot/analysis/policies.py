@@ -57,6 +57,13 @@ def policy_of(tables: frozenset[str], config: Config) -> Policy:
     return known
 
 
+def homes(config: Config) -> frozenset[str]:
+    """Return the aliases of the caches in which results may be kept."""
+    return frozenset(
+        {config.cache} | {options.get("cache", config.cache) for options in config.tables.values()}
+    )
+
+
 def _strictest(policies: list[Policy], config: Config) -> Policy:
     if not config.tables or not policies:
         return Policy(True, config.timeout, config.granularity, config.cache)

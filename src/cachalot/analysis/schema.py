@@ -22,6 +22,8 @@ class ModelFacts:
     """What the registered models say about tables.
 
     :ivar managed: tables that a managed model owns.
+    :ivar dotted: tables with a dot in their name that divides nothing. They are known by what follows it, and
+        the catalogue cannot be asked.
     :ivar by_app: tables by app label.
     :ivar labels: ``app.model``, in lower case, of the models of each table.
     :ivar deleted_with: tables that the database itself changes when rows of a table are deleted or replaced.
@@ -29,18 +31,26 @@ class ModelFacts:
 
     def __init__(self, registered: Iterable[type[models.Model]]) -> None:
         self.managed: set[str] = set()
+        self.dotted: set[str] = set()
+        self._elsewhere: set[str] = set()
         self.by_app: dict[str, set[str]] = defaultdict(set)
         self.labels: dict[str, set[str]] = defaultdict(set)
         self.deleted_with: dict[str, set[str]] = defaultdict(set)
         for model in registered:
             self._add(model)
+        self.managed -= self._elsewhere | self.dotted
 
     def _add(self, model: type[models.Model]) -> None:
         table = canonical_table(model._meta.db_table)
         self.by_app[model._meta.app_label].add(table)
+        if "." in model._meta.db_table.replace('"."', ""):
+            self.dotted.add(table)
         self.labels[table].add(model._meta.label_lower)
-        if model._meta.managed and not model._meta.proxy:
+        if model._meta.managed and not model._meta.swapped:
             self.managed.add(table)
+        else:
+            # What has this name in another schema or database may be a view.
+            self._elsewhere.add(table)
         for field in model._meta.local_fields:
             parent = field.remote_field
             if parent is not None and _done_by_database(getattr(parent, "on_delete", None)):

@@ -81,13 +81,15 @@ class QueryCache:
         """
         if not alone.settle(session):
             return Lookup(Decision.bypass(Reason.UNCOMMITTED, "in the middle of a write"))
-        put_off = scopes.deferred.get()
+        put_off = scopes.put_off()
         if put_off is not None and put_off.of(session.namespace(config).root).touches(query.tags):
             return Lookup(Decision.bypass(Reason.UNCOMMITTED, "its invalidation is put off"))
         try:
             self._clear_doubts(session, config)
             transaction = session.transaction()
             if transaction is None:
+                if session.sees_uncommitted():
+                    return Lookup(Decision.bypass(Reason.READ_UNCOMMITTED))
                 return self._look_shared(session, query, config, None)
             return self._look_inside(session, query, config, transaction)
         except StoreAway as error:
@@ -385,4 +387,6 @@ def _valid(session: Session, ticket: Ticket, config: Config) -> bool:
     transaction = ticket.transaction
     if session.context(config) != ticket.query.context or session.transaction() is not transaction:
         return False
-    return transaction is None or transaction.serial == ticket.serial
+    if transaction is None:
+        return not session.sees_uncommitted()  # It may be known only now that the connection is open.
+    return transaction.serial == ticket.serial

@@ -61,9 +61,13 @@ def forget() -> None:
     registry.forget()
 
 
+#: Settings that say where results and the state of tables are, and under which keys.
+_NAMING = frozenset({"CACHES", "CACHALOT_CACHE", "CACHALOT_REPLICAS", "CACHALOT_TABLE_KEYGEN", "SECRET_KEY"})
+
+
 def _forget_when_changed(*, setting: str, **_kwargs: Any) -> None:
     global _switched  # noqa: PLW0603 - once settings change under a process, they may have changed before
-    if setting in {"CACHES", "CACHALOT_CACHE", "SECRET_KEY"}:
+    if setting in _NAMING:
         with _lock:
             _switched = True
             _caches.clear()

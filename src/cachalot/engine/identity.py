@@ -30,7 +30,10 @@ _LOCAL_HOSTS = frozenset({"", "localhost", "127.0.0.1", "::1"})
 _DEFAULT_PORTS = {"postgresql": "5432", "mysql": "3306", "oracle": "1521"}
 _NOT_IN_KEYS = frozenset(
     {
+        "HOST",
+        "NAME",
         "PASSWORD",
+        "PORT",
         "CONN_MAX_AGE",
         "CONN_HEALTH_CHECKS",
         "ATOMIC_REQUESTS",
@@ -41,7 +44,10 @@ _NOT_IN_KEYS = frozenset(
 
 
 def primary_of(alias: str, config: Config) -> str:
-    """Return the alias that ``alias`` replicates, by the settings or by ``TEST["MIRROR"]``; else itself."""
+    """Return the alias that ``alias`` replicates, by the settings or by ``TEST["MIRROR"]``; else itself.
+
+    Django reads MIRROR in tests only. But what tests treat as a mirror is a replica in production.
+    """
     declared = config.replicas.get(alias)
     if declared is None:
         declared = (connections.settings.get(alias, {}).get("TEST") or {}).get("MIRROR")
@@ -91,7 +97,8 @@ def namespace(connection: BaseDatabaseWrapper, config: Config, incarnation: byte
     if vendor == "sqlite":
         own = b""
         if _in_memory(vendor, name):
-            own = incarnation if name == ":memory:" else _PROCESS + str(os.getpid()).encode()
+            # Without a shared cache each connection has a database of its own (manual, In-Memory Databases).
+            own = _PROCESS + str(os.getpid()).encode() if "cache=shared" in name else incarnation
         else:
             name = os.path.realpath(_path(name))
         return _namespace(vendor, "", "", name, own)
@@ -115,14 +122,16 @@ def _driver(connection: BaseDatabaseWrapper) -> Any:
     return getattr(connection, "Database", None)
 
 
-def entry_identity(connection: BaseDatabaseWrapper, config: Config) -> bytes:
+def entry_identity(connection: BaseDatabaseWrapper) -> bytes:
     """Return what of a connection's configuration can change what a statement returns or how it is read.
+
+    Where the database is says its namespace. A replica has the results of its primary if both connect as the
+    same user with the same options.
 
     A test runner gives a database another name and makes its rows anew for each run: then nothing is shared
     with another process, which may be an earlier run.
     """
-    settings = _settings_of(connection, config)
-    kept = {key: value for key, value in settings.items() if key not in _NOT_IN_KEYS}
+    kept = {key: value for key, value in connection.settings_dict.items() if key not in _NOT_IN_KEYS}
     driver = getattr(_driver(connection), "__name__", "")
     version = str(getattr(_driver(connection), "__version__", "")).split(".", maxsplit=1)[0]
     name = str(connection.settings_dict.get("NAME"))

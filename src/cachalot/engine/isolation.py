@@ -30,6 +30,11 @@ _LEVELS = {
     "repeatable read": Level.SNAPSHOT,
     "serializable": Level.SERIALIZABLE,
 }
+#: MariaDB knows the name that MySQL uses since 11.1.
+_QUESTIONS = {
+    "postgresql": ("SHOW default_transaction_isolation",),
+    "mysql": ("SELECT @@session.transaction_isolation", "SELECT @@session.tx_isolation"),
+}
 _ORDER = (Level.STATEMENT, Level.SNAPSHOT, Level.SERIALIZABLE, Level.DIRTY)
 
 
@@ -49,24 +54,27 @@ def stricter(one: Level, other: Level) -> Level:
 
 def configured(connection: BaseDatabaseWrapper) -> Level | None:
     """Return the level that the settings give to transactions, ``None`` if the server decides."""
-    level = getattr(connection, "isolation_level", None)
+    options = connection.settings_dict.get("OPTIONS") or {}
     if connection.vendor == "mysql":
-        return named(str(level or "repeatable read"), "mysql")
+        usual = options.get("isolation_level", "read committed")
+        level = getattr(connection, "isolation_level", usual)
+        return named(str(level), "mysql") if level else None
+    level = getattr(connection, "isolation_level", None)
     if connection.vendor != "postgresql":
         return Level.SERIALIZABLE
-    options = connection.settings_dict.get("OPTIONS") or {}
     if options.get("isolation_level") is None:
         return None
     return named(str(getattr(level, "name", "")).replace("_", " "), "postgresql")
 
 
 def asked(connection: BaseDatabaseWrapper) -> Level | None:
-    """Return the default level of a PostgreSQL server, ``None`` if it does not say.
+    """Return the default level of a server, ``None`` if it does not say.
 
-    SHOW takes no snapshot (PostgreSQL, src/backend/tcop/pquery.c), so this may be the first statement of a
-    transaction.
+    Neither SHOW (PostgreSQL, src/backend/tcop/pquery.c) nor a SELECT without tables (MySQL manual, Consistent
+    Nonlocking Reads) takes a snapshot, so this may be the first statement of a transaction.
     """
-    with suppress(Exception), connection.connection.cursor() as cursor:
-        cursor.execute("SHOW default_transaction_isolation")
-        return named(str(cursor.fetchone()[0]), "postgresql")
+    for question in _QUESTIONS.get(connection.vendor, ()):
+        with suppress(Exception), connection.connection.cursor() as cursor:
+            cursor.execute(question)
+            return named(str(cursor.fetchone()[0]).replace("-", " "), connection.vendor)
     return None

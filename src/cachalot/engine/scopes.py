@@ -57,3 +57,9 @@ class Deferred:
 
 mode: ContextVar[Mode] = ContextVar("cachalot_mode", default=Mode.NORMAL)
 deferred: ContextVar[Deferred | None] = ContextVar("cachalot_deferred", default=None)
+
+
+def put_off() -> Deferred | None:
+    """Return the scope that puts invalidations off in this context, if it has not ended elsewhere."""
+    scope = deferred.get()
+    return None if scope is None or scope.closed else scope

@@ -9,11 +9,13 @@ everything starts anew.
 from __future__ import annotations
 
 import os
+import re
 import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, ref
 
+from django.db import connections
 from django.db.backends.signals import connection_created
 
 from cachalot.analysis.params import UnencodableParameter, encode_param
@@ -44,6 +46,9 @@ _WITHOUT_SETTINGS = frozenset({"django", "cachalot"})
 """Packages that give a new connection no settings but those that follow from ``DATABASES``."""
 
 _altered: WeakSet[Any] = WeakSet()
+
+#: What an ``init_command`` may do that makes other tables, or rows nobody has committed, visible.
+_HIDDEN_BEGINNING = re.compile(r"\b(?:attach|read_uncommitted|temp|temporary)\b", re.IGNORECASE)
 """Connections of drivers that were given away, to a pool, with settings that no new one has."""
 
 
@@ -143,6 +148,9 @@ class Session:
         self._server_level: Level | None = None
         with suppress(TypeError):
             self.settings.unknown = self._driver is not None and self._driver in _altered
+        # What a connection begins with goes to the driver and is not seen.
+        begins_with = str((self.connection.settings_dict.get("OPTIONS") or {}).get("init_command") or "")
+        self.settings.unknown |= _HIDDEN_BEGINNING.search(begins_with) is not None
 
     def _give_away(self) -> None:
         """Remember that a connection which a pool may hand out again is not as a new one would be."""
@@ -165,7 +173,7 @@ class Session:
                 for key, value in self.connection.settings_dict.items()
             }
             space = namespace(self.connection, config, self._incarnation)
-            known = _Identity(config, settings, space, entry_identity(self.connection, config))
+            known = _Identity(config, settings, space, entry_identity(self.connection))
             self._identity = known
         return known
 
@@ -179,11 +187,14 @@ class Session:
 
     def is_replica(self, config: Config) -> bool:
         """Return whether writes reach this database later than its primary."""
-        return self.connection.alias in config.replicas
+        return self.primary_alias(config) != self.connection.alias
 
     def has_replicas(self, config: Config) -> bool:
         """Return whether writes to this database reach others later."""
-        return config.replica_lag > 0 and self.primary_alias(config) in config.replicas.values()
+        primary = self.primary_alias(config)
+        return config.replica_lag > 0 and any(
+            alias != primary and primary_of(alias, config) == primary for alias in connections.settings
+        )
 
     def context(self, config: Config) -> bytes | None:
         """Return what of the session can change a result, or ``None`` if it cannot be known.
@@ -198,7 +209,7 @@ class Session:
             return None
         parts = [identity, *self.settings.parts()]
         parts.append(str(getattr(connection, "schema_name", "")).encode())
-        parts.append(str(connection.timezone_name).encode())
+        parts.append(f"{connection.timezone_name} {connection.timezone is None}".encode())
         if config.key_context is not None:
             # It may read from the database, but not from here again.
             token = scopes.mode.set(scopes.Mode.OFF)
@@ -260,6 +271,10 @@ class Session:
             return Level.SNAPSHOT if self._begun() else Level.STATEMENT
         own = None if self._transaction is None else self._transaction.level
         return own or self._level or self._usual_level()
+
+    def sees_uncommitted(self) -> bool:
+        """Return whether rows may be seen that are never committed, in a transaction or outside of one."""
+        return self.connection.vendor == "mysql" and self.level() is Level.DIRTY
 
     def _usual_level(self) -> Level:
         level = isolation.configured(self.connection)

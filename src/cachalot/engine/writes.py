@@ -10,7 +10,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from django.db import Error
+from django.db import Error, connections
 
 from cachalot.conf import Config, current
 from cachalot.core import protocol
@@ -200,9 +200,11 @@ class Writes:
         if not effects:
             return execute()
         config = current()
-        put_off = scopes.deferred.get()
+        alias = session.connection.alias
+        # The copy of a connection may be gone, and its alias unknown, when the scope ends.
+        put_off = scopes.put_off() if alias in connections.settings else None
         root = session.namespace(config).root
-        if put_off is not None and put_off.note(root, session.connection.alias, effects):
+        if put_off is not None and put_off.note(root, alias, effects):
             try:
                 return execute()
             finally:

@@ -45,6 +45,8 @@ def tables_behind(
     for relation in sorted(relations):
         if vouched_for(relation, config):
             continue
+        if relation in model_facts().dotted:
+            return None
         try:
             behind = _behind(session, cache, relation, config)
         except NotAskedError:
@@ -65,6 +67,8 @@ def with_relations(session: Session, effects: Effects, config: Config) -> Effect
     for relation in strange:
         if vouched_for(relation, config):
             continue
+        if relation in model_facts().dotted:
+            return EVERYTHING
         try:
             behind = _behind(session, cache, relation, config)
         except (NotAskedError, StoreAway):
