@@ -149,9 +149,9 @@ def lagging(author):
     """A replica that has caught up, and the settings that say that it is one."""
     replicate()
     with override_settings(**LAGGING):
-        Author.objects.filter(pk=-1).update(
-            name="nobody"
-        )  # what it learns of the table would cost a miss later
+        primary()
+        # What a first write learns of the table would cost a miss later.
+        Author.objects.filter(pk=-1).update(name="nobody")
         end_lag()
         yield
 

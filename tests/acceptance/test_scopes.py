@@ -588,4 +588,5 @@ def test_wrong_value_of_a_setting():
         assert served()
     with override_settings(CACHALOT_REPLICAS="default"):
         assert not served()
-    assert served()
+    # Keys may have had other names meanwhile, so what was stored before is not believed.
+    assert not served()

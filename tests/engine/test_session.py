@@ -39,6 +39,7 @@ def connection_of(vendor: str = "postgresql", **options):
         "autocommit": True,
         "needs_rollback": False,
         "closed_in_transaction": False,
+        "timezone": None,
         "timezone_name": "UTC",
         "Database": SimpleNamespace(__name__="driver", __version__="3.1"),
     }
@@ -404,10 +405,10 @@ class TestLevels:
         assert session.level() is Level.SERIALIZABLE
 
     def test_mysql(self):
-        """Django sets the level of MySQL; without one the server's is REPEATABLE READ."""
+        """Django sets the level of MySQL; without one the server is asked, or the strictest is assumed."""
         assert Session(connection_of("mysql", isolation_level="read committed")).level() is Level.STATEMENT
         assert Session(connection_of("mysql", isolation_level="read uncommitted")).level() is Level.DIRTY
-        assert Session(connection_of("mysql", isolation_level=None)).level() is Level.SNAPSHOT
+        assert Session(connection_of("mysql", isolation_level=None)).level() is Level.SERIALIZABLE
 
     def test_sqlite(self):
         """Inside BEGIN SQLite shows one snapshot, without it each statement has its own."""
