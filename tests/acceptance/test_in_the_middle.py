@@ -481,13 +481,13 @@ def test_trigger_that_rolls_back(both):
 
 
 @pytest.mark.databases("sqlite")
-def test_threads_that_share_a_connection(both):
+def test_threads_that_share_a_connection(both, monkeypatch):
     """A live server on a database in memory: each statement stands for itself."""
     Tag.objects.create(name="a")
     errors = []
     shared = connections["default"]
     shared.close()
-    shared.settings_dict["OPTIONS"]["check_same_thread"] = False
+    monkeypatch.setitem(shared.settings_dict["OPTIONS"], "check_same_thread", False)
     shared.inc_thread_sharing()
 
     def in_a_thread(call):

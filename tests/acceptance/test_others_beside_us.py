@@ -432,13 +432,13 @@ def test_wrapper_that_begins_by_hand_after_the_statement(both):
 
 
 @pytest.mark.databases("sqlite")
-def test_other_thread_of_a_shared_connection_reads(both):
+def test_other_thread_of_a_shared_connection_reads(both, monkeypatch):
     """A live server reads while the test writes: what is rolled back then is nowhere."""
     Tag.objects.create(name="a")
     tag = Tag.objects.create(name="b")
     shared = connections["default"]
     shared.close()
-    shared.settings_dict["OPTIONS"]["check_same_thread"] = False
+    monkeypatch.setitem(shared.settings_dict["OPTIONS"], "check_same_thread", False)
     shared.inc_thread_sharing()
     tags = lambda: list(Tag.objects.values_list("name", flat=True))  # noqa: E731
 

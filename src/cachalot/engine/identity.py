@@ -122,14 +122,16 @@ def _driver(connection: BaseDatabaseWrapper) -> Any:
     return getattr(connection, "Database", None)
 
 
-def entry_identity(connection: BaseDatabaseWrapper) -> bytes:
+def entry_identity(connection: BaseDatabaseWrapper, space: Namespace) -> bytes:
     """Return what of a connection's configuration can change what a statement returns or how it is read.
 
-    Where the database is says its namespace. A replica has the results of its primary if both connect as the
-    same user with the same options.
+    A replica has the results of its primary if both connect as the same user with the same options.
 
     A test runner gives a database another name and makes its rows anew for each run: then nothing is shared
     with another process, which may be an earlier run.
+
+    :param connection: a Django database connection; it need not be open.
+    :param space: the keys of its database, which say where that is.
     """
     kept = {key: value for key, value in connection.settings_dict.items() if key not in _NOT_IN_KEYS}
     driver = getattr(_driver(connection), "__name__", "")
@@ -138,6 +140,7 @@ def entry_identity(connection: BaseDatabaseWrapper) -> bytes:
     renamed = _configured.get(connection.alias, name) != name
     return digest(
         FORMAT.to_bytes(2, "big"),
+        space.root.encode(),
         f"{django.VERSION[0]}.{django.VERSION[1]}".encode(),
         f"{connection.vendor} {driver} {version}".encode(),
         _stable_text(kept).encode(),

@@ -173,7 +173,7 @@ class Session:
                 for key, value in self.connection.settings_dict.items()
             }
             space = namespace(self.connection, config, self._incarnation)
-            known = _Identity(config, settings, space, entry_identity(self.connection))
+            known = _Identity(config, settings, space, entry_identity(self.connection, space))
             self._identity = known
         return known
 
