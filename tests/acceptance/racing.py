@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import threading
+import time
 from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, TypeVar
 from unittest import mock
 
+import django
 import pytest
 from django.core.cache import caches
 from django.db import connection, connections
@@ -29,6 +31,11 @@ T = TypeVar("T")
 
 #: Seconds after which a thread that should have stopped at a step is taken for hanging.
 PATIENCE = 30
+
+#: For a test that gives SQLite settings by ``init_command``.
+with_init_command = pytest.mark.skipif(
+    django.VERSION < (5, 1), reason="init_command of SQLite came with Django 5.1"
+)
 
 MOMENTS = ("before MARK", "between MARK and COMMIT", "between COMMIT and DONE", "after DONE")
 #: Those of a read that nothing answers.
@@ -394,6 +401,14 @@ def stays_true(read, write):
     list(read())
     write()
     same(list(read()), truth(lambda: list(read())))
+
+
+def until(condition):
+    """Wait for what another process is about to do."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "it has not come"
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import socket
 import threading
-import time
 from collections import ChainMap
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -45,6 +44,7 @@ from tests.acceptance.racing import (
     reasons,
     stepping,
     truth,
+    until,
 )
 from tests.conftest import evaluated
 from tests.servers import Redis
@@ -520,14 +520,6 @@ def slow_commit():
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_unlock_all()")
         cursor.execute("DROP FUNCTION held_up CASCADE")
-
-
-def until(condition):
-    """Wait for what another process is about to do."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "it has not come"
-        time.sleep(0.01)
 
 
 def is_held_up():

@@ -6,7 +6,6 @@ import contextvars
 import copy
 from datetime import datetime, timezone
 
-import django
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.apps import apps
@@ -14,7 +13,7 @@ from django.db import connection, connections, models, transaction
 from django.test import override_settings
 
 from cachalot.api import cachalot_disabled, invalidate, invalidation_deferred
-from tests.acceptance.racing import agreed, alias, is_hit, truth
+from tests.acceptance.racing import agreed, alias, is_hit, truth, with_init_command
 from tests.testapp.models import Author, Book, Tag
 
 pytestmark = pytest.mark.django_db(transaction=True, databases=["default", "other"])
@@ -64,7 +63,7 @@ def test_mirror_lags_like_a_declared_replica(monkeypatch):
 
 
 @pytest.mark.databases("sqlite")
-@pytest.mark.skipif(django.VERSION < (5, 1), reason="init_command came with Django 5.1")
+@with_init_command
 def test_replica_with_options_of_its_own():
     """A replica has the results of its primary only if its options are the same."""
     for name in ("Ab", "aB"):
@@ -225,7 +224,7 @@ def test_level_that_the_server_decides(other_connection):
 
 
 @pytest.mark.databases("sqlite")
-@pytest.mark.skipif(django.VERSION < (5, 1), reason="init_command came with Django 5.1")
+@with_init_command
 def test_what_a_connection_begins_with_is_read():
     """A connection that sees what nobody has committed, or files of its own, from the start is not cached."""
     Author.objects.create(name="x")

@@ -6,7 +6,6 @@ import signal
 import threading
 from contextlib import contextmanager, suppress
 
-import django
 import pytest
 from django.db import (
     DatabaseError,
@@ -21,13 +20,10 @@ from django.test.utils import CaptureQueriesContext
 
 from cachalot.engine import alone
 from cachalot.testing import watch
-from tests.acceptance.racing import agreed, during_commit, same, truth
+from tests.acceptance.racing import agreed, during_commit, same, truth, with_init_command
 from tests.testapp import models as m
 from tests.testapp.models import Author, Book, Tag
 
-in_wal_mode = pytest.mark.skipif(
-    django.VERSION < (5, 1), reason="by init_command, which came with Django 5.1"
-)
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("new_connection")]
 
 
@@ -600,7 +596,7 @@ def _fill():
         Tag.objects.create(name=f"t{number}")
 
 
-@in_wal_mode
+@with_init_command
 @pytest.mark.databases("sqlite")
 @pytest.mark.parametrize("how", ["iterator", "raw cursor", "raw queryset", "cold iterator of values"])
 def test_read_while_an_iterator_is_open(how, other_connection):
@@ -632,7 +628,7 @@ def test_read_while_an_iterator_is_open(how, other_connection):
     same(names(), ["b"])
 
 
-@in_wal_mode
+@with_init_command
 @pytest.mark.databases("sqlite")
 def test_loop_over_an_iterator_that_asks_for_partners(other_connection):
     """The usual loop of a command, while a request of another process writes."""
@@ -900,7 +896,7 @@ def test_connection_lost_at_the_statement(both, other_connection, monkeypatch):
     same(names(), truth(names))
 
 
-@in_wal_mode
+@with_init_command
 @pytest.mark.databases("sqlite")
 def test_transaction_that_begins_while_an_iterator_is_open(other_connection):
     """Its snapshot is that of the iterator, older than the clock that was read for it."""
@@ -987,10 +983,15 @@ def test_query_log_and_wrappers_are_shown_what_django_alone_shows(both):
 def test_comment_beside_a_statement(both):
     """An execute wrapper may write comments around a statement, which is understood all the same."""
     author, other = Author.objects.create(name="a"), Author.objects.create(name="o")
-    titles = lambda: list(Book.objects.filter(author=author).values_list("title", flat=True))  # noqa: E731
     Book.objects.create(title="x", author=author)
     book = Book.objects.create(title="y", author=other)
-    spared = lambda: list(Book.objects.filter(pk=1_000_000).values_list("title", flat=True))  # noqa: E731
+
+    def titles():
+        return list(Book.objects.filter(author=author).values_list("title", flat=True))
+
+    def spared():
+        return list(Book.objects.filter(pk=1_000_000).values_list("title", flat=True))
+
     titles(), spared(), spared()
 
     def commented(execute, sql, params, many, context):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from contextlib import nullcontext
 
 import pytest
@@ -12,21 +11,17 @@ from django.db import DatabaseError, connection, transaction
 from django.db.models import F, Func
 
 from cachalot.engine import facts
-from tests.acceptance.racing import PATIENCE, stays_true, truth
+from tests.acceptance.racing import PATIENCE, stays_true, truth, until
 from tests.testapp.models import Author, Hand, Later, NullFK, Tag, TagUse
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("new_connection")]
 
 
-def until_somebody_waits():
-    """Return when a session waits for a lock of another, or after a while."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
-            if cursor.fetchone()[0]:
-                return
-        time.sleep(0.01)
+def somebody_waits():
+    """Whether a session waits for a lock of another."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
+        return cursor.fetchone()[0] > 0
 
 
 def outcome(act):
@@ -64,7 +59,7 @@ def test_unique_value_that_changes_beside_a_new_child(both, how, other_connectio
         TagUse.objects.create(tag=tag)
         connection.check_constraints()
         holding()
-        until_somebody_waits()
+        until(somebody_waits)
         Tag.objects.select_for_update(no_key=True).get(pk=tag.pk)
 
     def here():
@@ -91,7 +86,7 @@ def test_index_that_is_made_meanwhile(both, other_connection):
         with connection.cursor() as cursor:
             cursor.execute("LOCK TABLE testapp_nullfk IN SHARE MODE")
         holding()
-        until_somebody_waits()
+        until(somebody_waits)
         NullFK.objects.update(note="filled")
 
     def here():
@@ -109,7 +104,7 @@ def test_null_in_a_unique_column_is_of_many_rows(both, other_connection):
     def there(holding):
         Hand.objects.filter(pk=low.pk).update(id=high.pk + 100)
         holding()
-        until_somebody_waits()
+        until(somebody_waits)
 
     def here():
         assert Hand.objects.filter(twice__isnull=True).update(twice=F("number") * 2) == 2
@@ -128,7 +123,7 @@ def test_row_that_changes_while_its_write_waits(both, other_connection):
     def there(holding):
         NullFK.objects.filter(pk=row.pk).update(author=two)
         holding()
-        until_somebody_waits()
+        until(somebody_waits)
 
     def here():
         NullFK.objects.filter(pk=row.pk).update(author=three)
@@ -154,7 +149,7 @@ def test_write_whose_row_cannot_be_read_afterwards_runs_once(both, how, inside, 
             editor.remove_field(Later, field)
 
     if connection.vendor == "postgresql" and inside and both == "with rows":
-        pytest.skip("an error aborts a transaction of PostgreSQL")
+        pytest.skip("an error aborts a transaction of PostgreSQL: the statement fails (docs/rows.md)")
     other_connection(drop)
     facts._known.update(known)
     try:

@@ -11,7 +11,7 @@ from django.db.models import deletion
 from cachalot.analysis.rawsql import canonical_table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from django.db import models
 
@@ -29,16 +29,17 @@ class ModelFacts:
     :ivar deleted_with: tables that the database itself changes when rows of a table are deleted or replaced.
     """
 
-    def __init__(self, registered: Iterable[type[models.Model]]) -> None:
+    def __init__(self, registered: Collection[type[models.Model]]) -> None:
         self.managed: set[str] = set()
         self.dotted: set[str] = set()
-        self._elsewhere: set[str] = set()
         self.by_app: dict[str, set[str]] = defaultdict(set)
         self.labels: dict[str, set[str]] = defaultdict(set)
         self.deleted_with: dict[str, set[str]] = defaultdict(set)
         for model in registered:
             self._add(model)
-        self.managed -= self._elsewhere | self.dotted
+        # What has the same name in another schema or database, or that of a swapped model, may be a view.
+        others = (model._meta.db_table for model in registered if not _has_a_table(model))
+        self.managed -= self.dotted.union(map(canonical_table, others))
 
     def _add(self, model: type[models.Model]) -> None:
         table = canonical_table(model._meta.db_table)
@@ -46,16 +47,18 @@ class ModelFacts:
         if "." in model._meta.db_table.replace('"."', ""):
             self.dotted.add(table)
         self.labels[table].add(model._meta.label_lower)
-        if model._meta.managed and not model._meta.swapped:
+        if _has_a_table(model):
             self.managed.add(table)
-        else:
-            # What has this name in another schema or database may be a view.
-            self._elsewhere.add(table)
         for field in model._meta.local_fields:
             parent = field.remote_field
             if parent is not None and _done_by_database(getattr(parent, "on_delete", None)):
                 target = parent.model._meta.concrete_model or parent.model
                 self.deleted_with[canonical_table(target._meta.db_table)].add(table)
+
+
+def _has_a_table(model: type[models.Model]) -> bool:
+    """Return whether migrations make the table of a model, or of the model that it is a proxy of."""
+    return model._meta.managed and not model._meta.swapped
 
 
 def _done_by_database(on_delete: object) -> bool:

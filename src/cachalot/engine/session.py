@@ -46,10 +46,10 @@ _WITHOUT_SETTINGS = frozenset({"django", "cachalot"})
 """Packages that give a new connection no settings but those that follow from ``DATABASES``."""
 
 _altered: WeakSet[Any] = WeakSet()
-
-#: What an ``init_command`` may do that makes other tables, or rows nobody has committed, visible.
-_HIDDEN_BEGINNING = re.compile(r"\b(?:attach|read_uncommitted|temp|temporary)\b", re.IGNORECASE)
 """Connections of drivers that were given away, to a pool, with settings that no new one has."""
+
+_HIDDEN_BEGINNING = re.compile(r"\b(?:attach|read_uncommitted|temp|temporary)\b", re.IGNORECASE)
+"""What an ``init_command`` may do that makes other tables, or rows nobody has committed, visible."""
 
 
 class Work(threading.local):

@@ -189,6 +189,7 @@ def _showing(session: Session, original: Original) -> Original:
     def last_executed_query(cursor: Any, sql: Any, params: Any) -> Any:
         if session.work.rewritten is None or session.work.rewritten() is not cursor:
             return original(cursor, sql, params)
+        # The operations of PostgreSQL have it, not those of every database, which is what the type says.
         return session.connection.ops.compose_sql(sql, params)  # type: ignore[attr-defined]
 
     return last_executed_query

@@ -193,6 +193,7 @@ class _Seeing:
     """Mixed into the class of a cursor wrapper.
 
     The session is found through the connection: another package may make instances of a subclass of its own.
+    What ``super()`` has is that class's, of which the types know nothing here.
     """
 
     db: Any

@@ -31,7 +31,7 @@ _kept: dict[tuple[str, bytes, str], Behind] = {}
 
 
 class NotAskedError(Exception):
-    """The catalogue could not be read just now."""
+    """The catalogue could not be read just now, or cannot be asked for this relation."""
 
 
 def tables_behind(
@@ -45,8 +45,6 @@ def tables_behind(
     for relation in sorted(relations):
         if vouched_for(relation, config):
             continue
-        if relation in model_facts().dotted:
-            return None
         try:
             behind = _behind(session, cache, relation, config)
         except NotAskedError:
@@ -67,8 +65,6 @@ def with_relations(session: Session, effects: Effects, config: Config) -> Effect
     for relation in strange:
         if vouched_for(relation, config):
             continue
-        if relation in model_facts().dotted:
-            return EVERYTHING
         try:
             behind = _behind(session, cache, relation, config)
         except (NotAskedError, StoreAway):
@@ -91,9 +87,11 @@ def may_write(session: Session, functions: frozenset[str], config: Config) -> bo
 def _behind(session: Session, cache: QueryCache, relation: str, config: Config) -> Behind:
     """Return what stands behind a relation.
 
-    :raises NotAskedError: the catalogue cannot be read just now.
+    :raises NotAskedError: the catalogue cannot be read just now, or not for this relation.
     :raises StoreAway: the cache does not answer.
     """
+    if relation in model_facts().dotted:
+        raise NotAskedError("the catalogue knows it by another name")
     epoch = None if session.sees_another_schema() else _epoch(session, cache, config)
     if epoch is None:
         return _look_up(session, cache, relation, config)

@@ -5,8 +5,8 @@ What a database can say about the rows that an UPDATE or DELETE has met differs:
 * ``RETURNING`` gives the values after an UPDATE (PostgreSQL, SQLite 3.35), or of what was deleted
   (MariaDB, too). For keys that are not set these are the values before it, too.
 * The values *before* an UPDATE that sets keys come from ``RETURNING old`` (PostgreSQL 18), from a common
-  table expression that locks the row first (PostgreSQL before, if it is one row), or from a SELECT that locks
-  the rows (PostgreSQL before) or stands behind a lock (SQLite).
+  table expression that reads the version of the row which is then changed (PostgreSQL before, if it is one
+  row by primary key), or from a SELECT behind a lock (SQLite). Nothing else is locked for their sake.
 * MariaDB and MySQL are asked after an UPDATE, in the same transaction: who has changed a key in between has
   changed the tags of the value before himself, so that a later value is as good (for keys that are not set).
 
@@ -260,14 +260,11 @@ class RowWrite:
             versions = f"WITH (OLD AS {_OLD}, NEW AS {_NEW})"
             return f"{parts.sql} RETURNING {versions} {', '.join(returned)}", parts.params
         primary = self._keys.primary
-        if not primary or len(recording.blocks) > 1 or self._may_set(primary):
-            self._returned = _Returned(new=True)
-            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
-        table = quote(self._keys.name)
-        if not one:
+        if not one or len(recording.blocks) > 1 or self._may_set(primary):
             # To lock rows before the UPDATE does is to lock them in another mode, order or snapshot than it.
             self._returned = _Returned(new=True)
             return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
+        table = quote(self._keys.name)
         self._may_miss = True
         own = [f"{table}.{column}" for column in columns]
         # Names of its own: one that the statement uses without a table means a column of the table.
