@@ -12,7 +12,7 @@ from django.test import override_settings
 
 from tests.acceptance.racing import same, stays_true, truth
 from tests.testapp import models as m
-from tests.testapp.models import Author, Book, Category, NullFK, Tag
+from tests.testapp.models import Author, Book, Category, NullFK, Short, Tag
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -198,6 +198,37 @@ def test_role_that_may_read_some_columns(both):
     finally:
         run("RESET ROLE", f"DROP OWNED BY {clerk}", f"DROP ROLE {clerk}")
     assert truth(lambda: NullFK.objects.get(pk=row.pk).note) == "y"
+
+
+@pytest.mark.databases("mysql")
+@pytest.mark.parametrize("how", ["delete", "update", "save"])
+@pytest.mark.parametrize("inside", [False, True], ids=["autocommit", "atomic"])
+def test_user_that_may_read_some_columns(both, inside, how):
+    """The same on MariaDB, where the rows are read afterwards, or returned by a DELETE."""
+    row = Short.objects.create(slug="a", number=1)
+    name, user = connection.settings_dict["NAME"], connection.settings_dict["USER"]
+    run(
+        "CREATE OR REPLACE USER clerk@'%'",
+        f"GRANT UPDATE, DELETE ON `{name}`.testapp_short TO clerk@'%'",
+        f"GRANT SELECT (id) ON `{name}`.testapp_short TO clerk@'%'",
+    )
+    connection.close()
+    connection.settings_dict["USER"] = "clerk"
+    try:
+        with transaction.atomic() if inside else nullcontext():
+            if how == "delete":
+                Short.objects.filter(pk=row.pk).delete()
+            elif how == "update":
+                Short.objects.filter(pk=row.pk).update(number=2)
+            else:
+                row.number = 2
+                row.save()
+    finally:
+        connection.close()
+        connection.settings_dict["USER"] = user
+        run("DROP USER clerk@'%'")
+    numbers = truth(lambda: list(Short.objects.values_list("number", flat=True)))
+    assert numbers == ([] if how == "delete" else [2])
 
 
 def test_wrapper_that_fails_afterwards(both):

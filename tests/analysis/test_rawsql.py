@@ -326,6 +326,14 @@ def test_spellings_of_a_table_have_one_canonical_name(name):
     assert canonical_table(name) == "auth_user"
 
 
+@pytest.mark.parametrize("name", ["x" * 80, f'"{"x" * 80}"', f'public"."{"x" * 80}', "ä" * 60])
+def test_name_that_postgresql_cuts(name):
+    """A name is known by the 63 bytes that PostgreSQL keeps of it, and by nothing more."""
+    kept = name.strip('"').rpartition('"')[2].encode()[:63].decode(errors="ignore")
+    assert len(kept.encode()) in {62, 63}
+    assert canonical_table(name) == canonical_table(kept) == kept
+
+
 def test_a_text_above_the_bound_is_not_memoised():
     """Bulk loads are analysed, but do not push the repeated statements out of memory."""
     text = "INSERT INTO t VALUES " + ", ".join(["(1)"] * MEMOISED_LENGTH)
