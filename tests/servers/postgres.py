@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import struct
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 #: The superuser of every private server; it needs no password.
 USER = "cachalot"
+#: Names the directory with the programs of another version than the newest of Debian.
+PROGRAMS = "CACHALOT_TEST_POSTGRES_PROGRAMS"
 
 _PROTOCOL_3 = 196608
 # Nothing here survives the machine, so nothing has to reach the disk in time.
@@ -31,6 +34,8 @@ _SETTINGS = {
 
 
 def _program(name: str) -> Path | None:
+    if chosen := os.environ.get(PROGRAMS):
+        return find_binary(name, directories=[chosen])
     versions = Path("/usr/lib/postgresql").glob("*/bin")
     newest_first = sorted(versions, key=lambda path: float(path.parent.name), reverse=True)
     return find_binary(name, directories=newest_first)
@@ -47,7 +52,7 @@ class Postgres(Server):
 
     @classmethod
     def binary(cls) -> Path | None:
-        """Debian keeps one directory per version; the newest is taken."""
+        """Debian keeps one directory per version; the newest is taken, unless :data:`PROGRAMS` names one."""
         return _program("postgres")
 
     def prepare(self) -> None:

@@ -1,17 +1,6 @@
 """Finds out which rows a write of the ORM changes: by what is inserted or returned, or by reading them.
 
-What a database can say about the rows that an UPDATE or DELETE has met differs:
-
-* ``RETURNING`` gives the values after an UPDATE (PostgreSQL, SQLite 3.35), or of what was deleted
-  (MariaDB, too). For keys that are not set these are the values before it, too.
-* The values *before* an UPDATE that sets keys come from ``RETURNING old`` (PostgreSQL 18), from a common
-  table expression that reads the version of the row which is then changed (PostgreSQL before, if it is one
-  row by primary key), or from a SELECT behind a lock (SQLite). Nothing else is locked for their sake.
-* MariaDB and MySQL are asked after an UPDATE, in the same transaction: who has changed a key in between has
-  changed the tags of the value before himself, so that a later value is as good (for keys that are not set).
-
-A statement is rewritten only where the condition restricts it to rows by key; anything else would send back
-as many rows as a table has, to learn what ``bulk`` says as well.
+What is sent in its place, and what is asked beside it, is up to the database (``orm.rewriting``).
 """
 
 from __future__ import annotations
@@ -28,7 +17,7 @@ from cachalot.analysis.covers import all_covers_of
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.analysis.writes import ChangedRows, effects_of_rows, rows_of_insert
 from cachalot.core.tags import MAX_WRITTEN, NOTHING, Effects
-from cachalot.engine.isolation import Level
+from cachalot.orm.rewriting import Parts, Rewriting, Sent, sets
 from cachalot.orm.stored import UNKNOWN, stored_as_sent
 
 if TYPE_CHECKING:
@@ -43,11 +32,6 @@ MAX_ATOMS = 200
 """Values in the condition of a write at most for its rows to be told apart."""
 
 logger = logging.getLogger("cachalot")
-
-_OLD = "_cachalot_old"
-_NEW = "_cachalot_new"
-_POSTGRESQL_18 = 180000
-_SQLITE_RETURNING = (3, 35)
 
 
 class RowWrite:
@@ -65,7 +49,8 @@ class RowWrite:
     def __init__(self, session: Session, keys: TableKeys, epoch: str, forget: Callable[[], None]) -> None:
         self.table = keys.table
         self._forget = forget
-        self._instead: tuple[str, str, tuple[Any, ...]] | None = None
+        self._original: str | None = None
+        self._sent: Sent | None = None
         self._session = session
         self._keys = keys
         self._epoch = epoch
@@ -73,13 +58,10 @@ class RowWrite:
         self._touched = False
         self._counted = True
         self._before: list[Any] | None = None
+        self._lost = False
         self._after: list[Any] | None = None
         self._covers: dict[Key, list[tuple[str, ...]]] = {}
         self._columns: frozenset[str] | None = None
-        self._returned = _Returned()
-        self._read_before: tuple[str, tuple[Any, ...]] | None = None
-        self._read_after: tuple[str, tuple[Any, ...]] | None = None
-        self._may_miss = False
         self._inserted: list[tuple[list[str | None], list[Any]]] = []
         self._conflicts = False
         self.understood = False
@@ -146,13 +128,12 @@ class RowWrite:
         :param columns: those that an UPDATE sets; ``None`` for DELETE.
         """
         try:
-            sql, params = statement[0], tuple(statement[1])
-            self._instead = (sql, *self._rewritten(compiler, recording, sql, params, columns))
+            self._sent = self._rewritten(compiler, recording, statement[0], tuple(statement[1]), columns)
+            self._original = statement[0]
         except Exception:
             # A fault of ours: the statement is sent as it is, and ends all results of its table.
             logger.exception("It cannot be told which rows a statement changes.")
             self.understood = False
-            self._returned, self._read_before, self._read_after = _Returned(), None, None
 
     def _rewritten(
         self,
@@ -161,26 +142,25 @@ class RowWrite:
         sql: str,
         params: tuple[Any, ...],
         columns: frozenset[str] | None,
-    ) -> tuple[str, tuple[Any, ...]]:
+    ) -> Sent:
         self._columns = columns
         where = compiler.query.where
         table = compiler.query.base_table
         outcome = recording.blocks[0].outcomes.get(id(where))
         if table is None or canonical_table(table) != self._keys.table:
-            return sql, params
+            return Sent((sql, params))
         self.understood = True
         text = "" if outcome is None or outcome.sql is None else f" WHERE {outcome.sql}"
         # Of a statement whose rows are returned SQLite does not know the number before they are read.
         self._counted = not getattr(compiler, "returning_fields", None)
         if not text:
-            return sql, params
+            return Sent((sql, params))
         covers = self._cover(compiler, recording, where)
+        rewriting = Rewriting(self._session, self._keys, columns, covers)
         if not covers or not self._counted or not sql.endswith(text):
-            self._ask_afterwards(covers)
-            return sql, params
-        return self._with_rows(
-            recording, _Parts(sql, params, text, outcome.params if outcome else ()), covers
-        )
+            return rewriting.asked_afterwards((sql, params))
+        of_text = tuple(outcome.params) if outcome else ()
+        return rewriting.with_rows(Parts(sql, params, text, of_text, nested=len(recording.blocks) > 1))
 
     def _cover(self, compiler: Any, recording: Recording, where: Any) -> list[Cover]:
         block = recording.blocks[0]
@@ -193,94 +173,6 @@ class RowWrite:
             if known:
                 self._covers[key] = min(known, key=len)
         return [one for one in covers if all(atom.key in self._covers for atom in one)]
-
-    def _with_rows(
-        self, recording: Recording, parts: _Parts, covers: list[Cover]
-    ) -> tuple[str, tuple[Any, ...]]:
-        connection = self._session.connection
-        vendor, quote = connection.vendor, connection.ops.quote_name
-        columns = [quote(column) for column in self._keys.columns()]
-        setting = self._may_set(self._keys.kinds)
-        if vendor == "sqlite" and _sqlite_version() < _SQLITE_RETURNING:
-            self._ask_afterwards(covers)
-            return parts.sql, parts.params
-        if vendor == "mysql":
-            return self._with_rows_on_mysql(parts, columns, covers, nested=len(recording.blocks) > 1)
-        if not setting:
-            self._returned = _Returned(new=True)
-            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
-        if vendor == "sqlite":
-            self._returned = _Returned(new=True)
-            text = f"SELECT {', '.join(columns)} FROM {quote(self._keys.name)}"  # noqa: S608 - names
-            self._read_before = (text + parts.where, parts.where_params)
-            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
-        # Of a unique column NULL is that of many rows, and that it is unique only the models say.
-        one = any(len(cover) == 1 and cover[0].key == self._keys.primary for cover in covers)
-        return self._with_old_rows_on_postgresql(recording, parts, columns, one=one)
-
-    def _with_rows_on_mysql(
-        self, parts: _Parts, columns: list[str], covers: list[Cover], *, nested: bool
-    ) -> tuple[str, tuple[Any, ...]]:
-        connection: Any = self._session.connection
-        # MariaDB returns nothing of a DELETE that joins (manual, DELETE).
-        of_one_table = parts.head.startswith("DELETE FROM ") and not nested
-        if connection.mysql_is_mariadb and of_one_table:
-            self._returned = _Returned(new=True)
-            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
-        self._ask_afterwards(covers)
-        return parts.sql, parts.params
-
-    def _ask_afterwards(self, covers: list[Cover]) -> None:
-        """Read the rows of an UPDATE by their primary keys when it has run, if it does not change these."""
-        primary = self._keys.primary
-        over = [one for one in covers if one and all(atom.key == primary for atom in one)]
-        if self._columns is None or not primary or not over or self._may_set(primary):
-            return
-        session = self._session
-        inside = session.connection.vendor == "mysql" and session.transaction() is not None
-        if inside and session.level() is not Level.STATEMENT:
-            return  # to read would begin the snapshot, or lock rows, which an UPDATE does not
-        quote = self._session.connection.ops.quote_name
-        columns = ", ".join(map(quote, self._keys.columns()))
-        one = " AND ".join(f"{quote(column)} = %s" for column in primary)
-        atoms = min(over, key=len)
-        condition = " OR ".join(f"({one})" for _ in atoms)
-        params = tuple(value for atom in atoms for value in atom.values)
-        text = f"SELECT {columns} FROM {quote(self._keys.name)} WHERE {condition}"  # noqa: S608 - names
-        self._read_after = (text, params)
-
-    def _with_old_rows_on_postgresql(
-        self, recording: Recording, parts: _Parts, columns: list[str], *, one: bool
-    ) -> tuple[str, tuple[Any, ...]]:
-        connection: Any = self._session.connection
-        quote = connection.ops.quote_name
-        self._returned = _Returned(new=True, old=True)
-        if connection.pg_version >= _POSTGRESQL_18:
-            returned = [f"{version}.{column}" for version in (_OLD, _NEW) for column in columns]
-            versions = f"WITH (OLD AS {_OLD}, NEW AS {_NEW})"
-            return f"{parts.sql} RETURNING {versions} {', '.join(returned)}", parts.params
-        primary = self._keys.primary
-        if not one or len(recording.blocks) > 1 or self._may_set(primary):
-            # To lock rows before the UPDATE does is to lock them in another mode, order or snapshot than it.
-            self._returned = _Returned(new=True)
-            return f"{parts.sql} RETURNING {', '.join(columns)}", parts.params
-        table = quote(self._keys.name)
-        self._may_miss = True
-        own = [f"{table}.{column}" for column in columns]
-        # Names of its own: one that the statement uses without a table means a column of the table.
-        labels = {column: f"{_OLD}_{place}" for place, column in enumerate(self._keys.columns())}
-        listed = [f"{one} AS {label}" for one, label in zip(own, labels.values(), strict=True)]
-        listed.append(f"{table}.ctid AS {_OLD}_place")
-        names = [f"{_OLD}.{label}" for label in labels.values()]
-        same = " AND ".join(f"{table}.{quote(column)} = {_OLD}.{labels[column]}" for column in primary)
-        # Not "=": before PostgreSQL 18.1, 17.7, … a TID scan did not ask again after it had waited for a row.
-        same += f" AND {table}.ctid IS NOT DISTINCT FROM {_OLD}.{_OLD}_place"
-        text = (
-            f"WITH {_OLD} AS MATERIALIZED (SELECT {', '.join(listed)} "  # noqa: S608 - names
-            f"FROM {table}{parts.where}) {parts.head} FROM {_OLD} WHERE {same} "
-            f"RETURNING {', '.join(names + own)}"
-        )
-        return text, parts.where_params + parts.head_params
 
     # Running it.
 
@@ -303,25 +195,22 @@ class RowWrite:
         if not same:
             self._touched = True
             return execute(*statement)
-        if self._read_before is not None:
+        sent = self._sent or Sent(statement)
+        if sent.before is not None:
             self._lock()
-            self._before = [*(self._before or ()), *self._read(*self._read_before)]
+            self._before = [*(self._before or ()), *self._read(*sent.before)]
         driver = cursor.cursor
         if self._session.connection.vendor == "postgresql":
             self._session.work.rewritten = weakref.ref(driver)
-        result = execute(*self._sent_for(*statement))
-        if self._returned.new and driver.description is None:
+        result = execute(*self._text_for(*statement))
+        if sent.returns and driver.description is None:
             self.understood = False  # somebody has kept the statement from the database
-        elif self._returned.new:
-            if not self._take(driver) and self._may_miss:
-                # Its row is not there, or its primary key moved just before.
-                result = execute(*statement)
-                if driver.rowcount != 0:
-                    self._touched, self._before, self._after = True, None, None
+        elif sent.returns:
+            self._take(sent, driver)
         else:
             self._touched |= not self._counted or getattr(driver, "rowcount", -1) != 0
-            if self._touched and self._read_after is not None:
-                self._look_behind(*self._read_after)
+            if self._touched and sent.after is not None:
+                self._look_behind(*sent.after)
         return result
 
     def _look_behind(self, text: str, params: Any) -> None:
@@ -332,42 +221,37 @@ class RowWrite:
             self._forget()
             self.understood = False
 
-    def _sent_for(self, sql: str, params: Any) -> tuple[str, Any]:
-        """Return the statement that is sent for one, whose text may have comments around it."""
-        if self._instead is None:
+    def _text_for(self, sql: str, params: Any) -> tuple[str, Any]:
+        """Return what is sent for the statement, whose text may have comments around it."""
+        if self._sent is None or self._original is None:
             return sql, params
-        original, text, parameters = self._instead
-        return sql.replace(original, text, 1), parameters
+        text, parameters = self._sent.statement
+        return sql.replace(self._original, text, 1), parameters
 
     def was_wrong(self, error: BaseException) -> bool:
         """Return whether it failed for a column that is not there any more, and may be sent as it was.
 
         Another process has changed the schema, or what this role may read, and this one has not heard of it.
         """
-        if self._instead is None or not _is_about_a_column(error):
+        if self._sent is None or not _is_about_a_column(error):
             return False
         self._forget()
         self.understood = False
         return not self._session.aborted()
 
-    def _take(self, driver: Any) -> int:
-        """Take the rows that were returned; after too many of them they are only passed over.
-
-        :returns: how many there were.
-        """
-        width = len(self._keys.columns())
-        after = self._after = self._after or []
-        before = self._before = (self._before or []) if self._returned.old else self._before
-        number = 0
+    def _take(self, sent: Sent, driver: Any) -> None:
+        """Take the rows that were returned; after too many of them they are only passed over."""
+        rows: list[Any] = []
         for row in iter(driver.fetchone, None):
-            number += 1
-            self._touched = True
-            if len(after) > MAX_WRITTEN:
-                continue
-            after.append(row[-width:])
-            if self._returned.old and before is not None:
-                before.append(row[:width])
-        return number
+            if len(rows) <= MAX_WRITTEN:
+                rows.append(row)
+        self._touched |= bool(rows)
+        width = len(self._keys.columns())
+        self._after = [*(self._after or ()), *(row[-width:] for row in rows)]
+        if sent.replaced is not None:
+            replaced = sent.replaced(rows)
+            self._lost |= replaced is None
+            self._before = [*(self._before or ()), *(replaced or ())]
 
     def _lock(self) -> None:
         """Let SQLite wait for its lock before it reads; a reader that wants to write later may not wait.
@@ -394,7 +278,7 @@ class RowWrite:
         """Return what the statement has changed."""
         if not self._touched:
             return NOTHING
-        if self._read_before is not None and not self._same_rows():
+        if self._lost or (self._sent is not None and self._sent.before is not None and not self._same_rows()):
             self._before = None
         changed = ChangedRows(self._keys)
         for key in self._keys.keys:
@@ -409,8 +293,7 @@ class RowWrite:
         return effects_of_rows(changed, self._epoch, columns=columns, member=moved)
 
     def _may_set(self, columns: Iterable[str]) -> bool:
-        """Return whether an UPDATE sets one of some columns, or the database computes it anew."""
-        return self._columns is not None and not (self._columns | self._keys.generated).isdisjoint(columns)
+        return sets(self._keys, self._columns, columns)
 
     def _same_rows(self) -> bool:
         """Return whether the rows that were read before a statement are those that it has met.
@@ -480,29 +363,3 @@ def _is_about_a_column(error: BaseException) -> bool:
     state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
     said = str(error.args[0] if error.args else "")
     return state == _UNDEFINED_COLUMN or said in _BAD_FIELD or said.startswith("no such column")
-
-
-class _Returned:
-    """What a statement returns of each row: its keys before, its keys after."""
-
-    def __init__(self, *, new: bool = False, old: bool = False) -> None:
-        self.new = new
-        self.old = old
-
-
-class _Parts:
-    """A statement, cut before its condition."""
-
-    def __init__(self, sql: str, params: tuple[Any, ...], where: str, where_params: tuple[Any, ...]) -> None:
-        self.sql = sql
-        self.params = tuple(params)
-        self.where = where
-        self.where_params = tuple(where_params)
-        self.head = sql[: -len(where)]
-        self.head_params = self.params[: len(self.params) - len(self.where_params)]
-
-
-def _sqlite_version() -> tuple[int, ...]:
-    from sqlite3 import sqlite_version_info  # noqa: PLC0415 - a Python may have been built without it
-
-    return sqlite_version_info
