@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 
 import pytest
-from django.db import DatabaseError, connection, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from django.db.models import F, Func
 
 from cachalot.engine import facts
-from tests.acceptance.racing import PATIENCE, stays_true, truth, until
+from tests.acceptance.racing import (
+    PATIENCE,
+    agreed,
+    alias,
+    during_commit,
+    is_hit,
+    same,
+    stays_true,
+    truth,
+    until,
+)
+from tests.servers.base import HOST
+from tests.servers.postgres import USER, Postgres
 from tests.testapp.models import Author, Hand, Later, NullFK, Tag, TagUse
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("new_connection")]
 
 
-def somebody_waits():
+def somebody_waits(using="default"):
     """Whether a session waits for a lock of another."""
-    with connection.cursor() as cursor:
+    with connections[using].cursor() as cursor:
         cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
         return cursor.fetchone()[0] > 0
 
@@ -113,26 +125,127 @@ def test_null_in_a_unique_column_is_of_many_rows(both, other_connection):
     assert truth(lambda: [*Hand.objects.order_by("number").values_list("twice", flat=True)]) == [2, 4]
 
 
-@pytest.mark.databases("postgresql")
-def test_row_that_changes_while_its_write_waits(both, other_connection):
-    """Readers of the value that a row had when the write got at it see the write, too."""
-    one, two, three = (Author.objects.create(name=name) for name in "abc")
-    row = NullFK.objects.create(author=one)
-    NullFK.objects.filter(pk=row.pk).update(author=one)
+def written_after(there, here, read, other_connection):
+    """Have a write wait for another one, and a reader come between them; return whether its read is cached.
 
-    def there(holding):
-        NullFK.objects.filter(pk=row.pk).update(author=two)
-        holding()
-        until(somebody_waits)
+    :param there: the first write; it calls what it is given when it has changed its rows.
+    :param here: the second one.
+    :param read: what is read when the first is committed and the second is not.
+    """
+    holding, cached, using = threading.Event(), [], read().db
+
+    def first():
+        if connections[using].connection is None:
+            connections[using].connect()
+        with transaction.atomic(using=using):
+            there()
+            holding.set()
+            until(lambda: somebody_waits(using))
+
+    def between():
+        future.result(PATIENCE)
+
+        def reads():
+            agreed(read)
+            cached.append(is_hit(read))
+
+        other_connection(reads)
+
+    future = other_connection.start(first)
+    assert holding.wait(PATIENCE)
+    with during_commit("before MARK", between):
+        here()
+    return cached == [True]
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("how", ["one", "several", "by another key", "with a subquery", "in a savepoint"])
+def test_row_that_changes_while_its_write_waits(how, other_connection):
+    """Who has read the value that a row had when a write got at it is told of the write."""
+    one, two, three = (Author.objects.create(name=name) for name in "abc")
+    row, beside = (NullFK.objects.create(author=one, note="n") for _ in range(2))
+    rows = {
+        "several": NullFK.objects.filter(pk__in=[beside.pk, row.pk]),
+        "by another key": NullFK.objects.filter(author__in=[one, two]),
+        "with a subquery": NullFK.objects.filter(pk=row.pk, note__in=NullFK.objects.values("note")),
+    }.get(how, NullFK.objects.filter(pk=row.pk))
+    rows.update(author=one)
 
     def here():
-        NullFK.objects.filter(pk=row.pk).update(author=three)
+        with transaction.atomic(), transaction.atomic() if how == "in a savepoint" else nullcontext():
+            rows.update(author=three)
 
-    def write():
-        assert beside(there, here, other_connection) == ("done", "done")
+    def read():
+        return NullFK.objects.filter(author=two)
 
-    stays_true(lambda: NullFK.objects.filter(author=two), write)
+    def there():
+        NullFK.objects.filter(pk=row.pk).update(author=two)
+
+    assert written_after(there, here, read, other_connection)
+    same(list(read()), truth(lambda: list(read())))
     assert truth(lambda: NullFK.objects.get(pk=row.pk).author_id) == three.pk
+
+
+@pytest.fixture
+def alone():
+    """A PostgreSQL in which nobody else draws numbers, with two tables; returns a connection."""
+    with Postgres() as server:
+        place = {"HOST": HOST, "PORT": server.port, "NAME": "postgres", "USER": USER, "TEST": {}}
+        with alias("alone", **place), database(server.port, autocommit=True) as driver:
+            with connections["alone"].schema_editor() as editor:
+                for model in (Author, NullFK):
+                    editor.create_model(model)
+            yield driver
+
+
+def database(port, **options):
+    """A connection of the driver."""
+    from psycopg import connect
+
+    return connect(host=HOST, port=port, dbname="postgres", user=USER, **options)
+
+
+def draw_multixacts(driver):
+    """Have a database use thousands of numbers of MultiXacts: there is one for each set of twelve lockers."""
+    driver.execute("CREATE TABLE many AS SELECT generate_series(0, 4095) AS n")
+    with ExitStack() as stack:
+        for bit in range(12):
+            locking = stack.enter_context(database(driver.info.port))
+            locking.execute("SELECT n FROM many WHERE (n >> %s) & 1 = 1 FOR KEY SHARE", [bit])
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.servers("postgresql")
+def test_multixact_with_the_number_of_the_writer(alone, other_connection):
+    """The number of those who hold a row together is not taken for that of the transaction that writes it."""
+    authors = [Author.objects.using("alone").create(name=name) for name in "abc"]
+    row = NullFK.objects.using("alone").create(author=authors[0])
+    rows = NullFK.objects.using("alone").filter(pk=row.pk)
+    rows.update(author=authors[0])
+    draw_multixacts(alone)
+
+    def number_of(column):
+        return int(alone.execute(f"SELECT {column}::text FROM testapp_nullfk").fetchone()[0])
+
+    def here():
+        shared = number_of("xmax")
+        while int(alone.execute("SELECT txid_current()").fetchone()[0]) < shared - 1:
+            pass
+        rows.update(author=authors[2])
+        numbers.extend([shared, number_of("xmin")])
+
+    def there():
+        NullFK.objects.using("alone").filter(pk=row.pk).update(author=authors[1])
+
+    def read():
+        return NullFK.objects.using("alone").filter(author=authors[1])
+
+    numbers = []
+    with database(alone.info.port) as locking:
+        locking.execute("SELECT id FROM testapp_nullfk FOR KEY SHARE")
+        assert written_after(there, here, read, other_connection)
+    assert numbers[0] == numbers[1], "the numbers were to be the same"
+    same(list(read()), truth(lambda: list(read())))
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["autocommit", "atomic"])
