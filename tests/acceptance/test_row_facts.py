@@ -10,6 +10,7 @@ from django.db import OperationalError, connection, connections, transaction
 from django.db.models import F, Func, IntegerField, TextField
 from django.test import override_settings
 
+from cachalot.api import explain
 from tests.acceptance.racing import same, stays_true, truth
 from tests.testapp import models as m
 from tests.testapp.models import Author, Book, Category, NullFK, Short, Tag
@@ -177,6 +178,36 @@ def test_column_of_the_system(books):
     stays_true(
         lambda: Author.objects.order_by().annotate(version=xmin).values_list("pk", "version").order_by("pk"),
         lambda: Author.objects.filter(pk=books[0].author_id).update(name="z"),
+    )
+
+
+@pytest.fixture
+def pile(transactional_db):
+    """A table whose rows PostgreSQL does not store in its heap, as far as the catalogue says."""
+    run(
+        "CREATE ACCESS METHOD pile TYPE TABLE HANDLER heap_tableam_handler",
+        "DROP TABLE testapp_nullfk",
+        "SET default_table_access_method = pile",
+    )
+    with connection.schema_editor() as editor:
+        editor.create_model(NullFK)
+    run("RESET default_table_access_method")
+    yield
+    with connection.schema_editor() as editor:
+        editor.delete_model(NullFK)
+        editor.create_model(NullFK)
+    run("DROP ACCESS METHOD pile")
+
+
+@pytest.mark.databases("postgresql")
+def test_rows_that_are_not_in_a_heap(pile):
+    """Of rows that are stored in a way of their own nobody knows what the columns of the system mean."""
+    rows = [NullFK.objects.create(author=Author.objects.create(name=name)) for name in "ab"]
+    list(NullFK.objects.filter(pk=rows[0].pk))
+    assert "any(testapp_nullfk)" in explain(NullFK.objects.filter(pk=rows[0].pk)).invalidated_by
+    stays_true(
+        lambda: NullFK.objects.filter(author=rows[0].author_id),
+        lambda: NullFK.objects.filter(pk__in=[row.pk for row in rows]).update(author=rows[1].author_id),
     )
 
 

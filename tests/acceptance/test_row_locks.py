@@ -199,10 +199,10 @@ def alone():
 
 
 def database(port, **options):
-    """A connection of the driver."""
-    from psycopg import connect
-
-    return connect(host=HOST, port=port, dbname="postgres", user=USER, **options)
+    """A connection of psycopg 3."""
+    return pytest.importorskip("psycopg").connect(
+        host=HOST, port=port, dbname="postgres", user=USER, **options
+    )
 
 
 def draw_multixacts(driver):

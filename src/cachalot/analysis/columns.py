@@ -29,15 +29,17 @@ _POSTGRESQL_KINDS = {
 
 
 def of_postgresql(cursor: Any, table: str) -> Columns:
-    """Return what PostgreSQL says: a table without triggers or rules, parents or parts.
+    """Return what PostgreSQL says: a table without triggers or rules, parents or parts, in its own heap.
 
-    A policy of row-level security reads columns that no statement names.
+    A policy of row-level security reads columns that no statement names. What the system columns of a row
+    mean is known of the access method "heap" only (manual, 63, Table Access Method Interface).
     """
     cursor.execute(
         "SELECT c.relkind::text, c.relpersistence::text, c.relhassubclass OR c.relispartition OR EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid), EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal) OR EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid) OR c.relrowsecurity "
+        "OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_am m WHERE m.oid = c.relam AND m.amname = 'heap') "
         "FROM pg_catalog.pg_class c "
         "WHERE lower(c.relname) = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
         [table],
