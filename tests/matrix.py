@@ -105,14 +105,21 @@ def run(combination: Combination, pair: str, python: Path, arguments: Sequence[s
     """
     suites = [f"tests/{suite}" for suite in SUITES]
     command = [str(python), "-m", "tests.run", "--pairs", pair, "--only", *suites, *arguments]
-    environment = {**os.environ, "CACHALOT_TEST_LOGS": str(combination)}
+    return result_of(str(combination), command, {**os.environ, "CACHALOT_TEST_LOGS": str(combination)})
+
+
+def result_of(name: str, command: Sequence[str], environment: dict[str, str]) -> str:
+    """Run tests.run, and show what it prints behind a name.
+
+    :returns: its line with the sum, or what its exit status was when there is none.
+    """
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
     )
     assert process.stdout is not None
     result = ""
     for line in process.stdout:
-        sys.stdout.write(f"{combination} {line}")
+        sys.stdout.write(f"{name} {line}")
         if re.fullmatch(r"\d+ passed, \d+ failed\n", line):
             result = line.strip()
     status = process.wait()
