@@ -18,7 +18,7 @@ from django.test import override_settings
 from cachalot.api import cachalot_disabled
 from tests.acceptance.racing import agreed, same, truth
 from tests.testapp import models as m
-from tests.testapp.models import Author, Book, Tag
+from tests.testapp.models import Author, Book, NullFK, Tag
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("new_connection")]
 
@@ -261,6 +261,30 @@ def test_compiler_that_runs_sql_of_its_own(monkeypatch):
     Author.objects.filter(pk=author.pk).update(name="b")
     agreed(names), agreed(tags)
     agreed(lambda: list(Author.objects.values_list("age", flat=True)))
+
+
+@pytest.mark.databases("sqlite", "postgresql")
+def test_compiler_that_updates_on_conflict(monkeypatch):
+    """A compiler of a third party whose INSERT updates a row that is there, unsaid by the query."""
+    from django.db.models.sql.compiler import SQLInsertCompiler
+
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    row = NullFK.objects.create(author=one)
+    original = SQLInsertCompiler.as_sql
+
+    def as_sql(self, *args, **kwargs):
+        upsert = " ON CONFLICT (id) DO UPDATE SET author_id = EXCLUDED.author_id"
+        parts = [(sql.partition(" RETURNING "), params) for sql, params in original(self, *args, **kwargs)]
+        return [(sql[0] + upsert + sql[1] + sql[2], params) for sql, params in parts]
+
+    lists = [lambda author=author: list(NullFK.objects.filter(author=author)) for author in (one, two)]
+    for read in lists:
+        agreed(read)
+    monkeypatch.setattr(SQLInsertCompiler, "as_sql", as_sql)
+    NullFK(pk=row.pk, author=two).save(force_insert=True)
+    for read in lists:
+        agreed(read)
+    assert truth(lambda: NullFK.objects.get().author_id) == two.pk
 
 
 def test_second_statement_of_a_compiler_fails(monkeypatch):

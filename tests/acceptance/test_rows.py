@@ -221,6 +221,77 @@ def test_insert_ends_what_was_not_there(shelf):
     )
 
 
+@pytest.mark.databases("sqlite", "postgresql")
+def test_upsert_ends_what_it_meets(shelf):
+    """Rows that are updated because they are in conflict are known by the columns of the conflict."""
+    one, two, _three = shelf
+    book, other = (Book.objects.get(author=author) for author in (one, two))
+    met, untouched = (Chapter.objects.get(book=owner) for owner in (book, other))
+
+    def upsert():
+        Chapter.objects.bulk_create(
+            [Chapter(book=book, number=number, title="new") for number in (1, 2)],
+            update_conflicts=True,
+            update_fields=["title"],
+            unique_fields=["book", "number"],
+        )
+
+    returned = [Chapter.objects.filter(pk=untouched.pk)] if django.VERSION >= (5, 0) else []
+    ends(
+        upsert,
+        ended=[
+            Chapter.objects.filter(pk=met.pk),
+            Chapter.objects.filter(book=book),
+            Chapter.objects.filter(book=book, number=1),
+            Chapter.objects.values("title"),
+        ],
+        spared=[Chapter.objects.filter(book=other), *returned],
+    )
+
+
+def test_upsert_that_sets_a_key(shelf):
+    """Of a key that is set in rows in conflict the old values are not known: all that it covers ends."""
+    one, two, three = shelf
+    rows = [NullFK.objects.get(author=author) for author in (one, two)]
+    target = {} if connection.vendor == "mysql" else {"unique_fields": ["id"]}
+
+    def upsert():
+        NullFK.objects.bulk_create(
+            [NullFK(pk=rows[0].pk, author=three)], update_conflicts=True, update_fields=["author"], **target
+        )
+
+    lists = [NullFK.objects.filter(author=author) for author in (one, three)]
+    spared = [] if connection.vendor == "mysql" else [NullFK.objects.filter(pk=rows[1].pk)]
+    ends(upsert, ended=[*lists, NullFK.objects.filter(pk=rows[0].pk)], spared=spared)
+
+
+@pytest.mark.databases("sqlite")
+def test_upsert_by_an_index_that_ignores_case():
+    """A unique index may find texts equal that their column does not."""
+    Tag.objects.create(name="a")
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA foreign_keys = OFF")
+        cursor.execute(
+            "CREATE TABLE other (id integer PRIMARY KEY AUTOINCREMENT, name varchar(100) NOT NULL)"
+        )
+        cursor.execute("INSERT INTO other SELECT id, name FROM testapp_tag")
+        cursor.execute("DROP TABLE testapp_tag")
+        cursor.execute("ALTER TABLE other RENAME TO testapp_tag")
+        cursor.execute("CREATE UNIQUE INDEX any_case ON testapp_tag (name COLLATE NOCASE)")
+    try:
+        ends(
+            lambda: Tag.objects.bulk_create(
+                [Tag(name="A")], update_conflicts=True, update_fields=["name"], unique_fields=["name"]
+            ),
+            ended=[Tag.objects.filter(name=name) for name in "aA"],
+            spared=[],
+        )
+    finally:
+        with connection.schema_editor() as editor:
+            editor.delete_model(Tag)
+            editor.create_model(Tag)
+
+
 def test_delete_ends_its_rows(shelf):
     """A row that goes ends what depends on it."""
     one, two, _three = shelf

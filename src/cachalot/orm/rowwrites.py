@@ -9,10 +9,11 @@ import logging
 import weakref
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from django.db import Error
 
+from cachalot.analysis.canonical import Kind
 from cachalot.analysis.covers import all_covers_of
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.analysis.writes import ChangedRows, effects_of_rows, rows_of_insert
@@ -32,6 +33,20 @@ MAX_ATOMS = 200
 """Values in the condition of a write at most for its rows to be told apart."""
 
 logger = logging.getLogger("cachalot")
+
+
+_ONE_EQUALITY = frozenset({Kind.INTEGER, Kind.UUID})
+
+
+class Conflicts(NamedTuple):
+    """What an INSERT does where a row is in conflict with one that is there.
+
+    :param updated: columns that it sets in the other row; ``None`` if it leaves the new one out.
+    :param target: columns in which rows may be in conflict; empty if in any unique ones.
+    """
+
+    updated: frozenset[str] | None = None
+    target: frozenset[str] = frozenset()
 
 
 class RowWrite:
@@ -63,20 +78,22 @@ class RowWrite:
         self._covers: dict[Key, list[tuple[str, ...]]] = {}
         self._columns: frozenset[str] | None = None
         self._inserted: list[tuple[list[str | None], list[Any]]] = []
-        self._conflicts = False
+        self._conflicts: Conflicts | None = None
         self.understood = False
 
     # INSERT.
 
-    def inserts(self, fields: Sequence[Any], rows: Iterable[Sequence[Any]], *, conflicts: bool) -> None:
+    def inserts(
+        self, fields: Sequence[Any], rows: Iterable[Sequence[Any]], conflicts: Conflicts | None
+    ) -> None:
         """Note the rows of an INSERT.
 
         :param fields: of the values; ``None`` for one that the database makes up.
-        :param conflicts: whether rows that are in conflict with others are left out.
+        :param conflicts: what becomes of rows in conflict with others; ``None`` if they are an error.
         """
         try:
             columns = [None if field is None else field.column for field in fields]
-            stored = partial(stored_as_sent, self._session.connection, lenient=conflicts)
+            stored = partial(stored_as_sent, self._session.connection, lenient=conflicts is not None)
             values = [
                 [value if stored(field, value) else UNKNOWN for field, value in zip(fields, row, strict=True)]
                 for row in rows
@@ -95,18 +112,32 @@ class RowWrite:
         :param names: columns that were returned; ``None`` for one whose values are not those that are stored.
         :param result: rows of their values.
         """
-        changed = ChangedRows(self._keys)
+        changed, conflicts = ChangedRows(self._keys), self._conflicts
         total = sum(len(rows) for _columns, rows in self._inserted)
-        sure = (
-            isinstance(result, list)
-            and len(result) == total
-            and not self._conflicts
-            and len(self._inserted) == 1
-        )
-        returned = [_known(names, row) for row in result] if sure else []
+        left_out = conflicts is not None and conflicts.updated is None
+        complete = isinstance(result, list) and len(result) == total and len(self._inserted) == 1
+        returned = [_known(names, row) for row in result] if complete and not left_out else []
         for columns, rows in self._inserted:
             rows_of_insert(changed, columns, rows, returned)
-        return effects_of_rows(changed, self._epoch, columns=None, member=True)
+        inserted = partial(effects_of_rows, changed, self._epoch, member=True)
+        if conflicts is None or conflicts.updated is None:
+            return inserted(columns=None)
+        known = frozenset(name for name in names if name is not None) if returned else frozenset[str]()
+        for key in self._keys.keys:
+            if not self._same_in_conflict(key, conflicts, known):
+                changed.lose(key)
+        return inserted(columns=None) | inserted(columns=conflicts.updated)
+
+    def _same_in_conflict(self, key: Key, conflicts: Conflicts, returned: frozenset[str]) -> bool:
+        """Return whether a key of a row that is updated instead was, and is, what is known.
+
+        In the columns of the conflict it is as what was to be inserted, as far as there is one equality: a
+        unique index may compare texts in another way than their column. What has come back and is not set is
+        as before.
+        """
+        if conflicts.target.issuperset(key):
+            return all(self._keys.kinds[column] in _ONE_EQUALITY for column in key)
+        return returned.issuperset(key) and not sets(self._keys, conflicts.updated, key)
 
     # UPDATE and DELETE.
 
