@@ -110,6 +110,11 @@ def inserted_rows_are_forgotten() -> Any:
     return _patched(rowwrites, "rows_of_insert", lambda *args: None)
 
 
+def rows_in_conflict_are_as_inserted() -> Any:
+    """A row that is updated because one to be inserted is in conflict with it was as that one."""
+    return _patched(rowwrites.RowWrite, "_same_in_conflict", lambda *args: True)
+
+
 def null_has_no_tag() -> Any:
     """A row whose key is NULL changes nothing."""
     original = writes.ChangedRows.allow
@@ -236,6 +241,7 @@ ALL: dict[Mutant, tuple[str, ...]] = {
     new_values_are_forgotten: (),
     unknown_values_change_nothing: (),
     inserted_rows_are_forgotten: (),
+    rows_in_conflict_are_as_inserted: ("foreign key list",),
     null_has_no_tag: ("foreign key list",),
     list_is_its_first_value: (),
     members_are_all_there_is: (),

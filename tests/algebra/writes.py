@@ -86,11 +86,10 @@ def _bulk(chance: random.Random) -> Any:
     if chance.random() < 0.3:
         m.Chapter.objects.bulk_create(chapters, ignore_conflicts=True)
     elif chance.random() < 0.2:
-        # MySQL does not let one say which conflicts are meant.
-        fields = [] if connection.vendor == "mysql" else ["book", "number"]
-        m.Chapter.objects.bulk_create(
-            chapters, update_conflicts=True, update_fields=["title"], unique_fields=fields or None
-        )
+        _upserted(m.Chapter, chapters, ["title"], ["book", "number"])
+    elif chance.random() < 0.15:
+        books = [m.Book(pk=book, title="t2", author_id=author, number=chance.randrange(12))]
+        _upserted(m.Book, books, chance.choice([["title"], ["author"], ["author", "number"]]), ["id"])
     elif chance.random() < 0.4:
         m.Book.objects.bulk_create([m.Book(title="t0", author_id=author, number=number) for number in (7, 8)])
     else:
@@ -98,6 +97,12 @@ def _bulk(chance: random.Random) -> Any:
         for one in books:
             one.likes, one.editor_id = chance.randrange(3), author
         m.Book.objects.bulk_update(books, ["likes", "editor"])
+
+
+def _upserted(model: Any, rows: Any, updated: list[str], target: list[str]) -> None:
+    """Insert rows, or update those that are there; MySQL does not let one say which conflicts are meant."""
+    fields = None if connection.vendor == "mysql" else target
+    model.objects.bulk_create(rows, update_conflicts=True, update_fields=updated, unique_fields=fields)
 
 
 def _handed_over(book: int, author: int) -> None:
