@@ -11,7 +11,8 @@ from django.db.models import F, Func, IntegerField, TextField
 from django.test import override_settings
 
 from cachalot.api import explain
-from tests.acceptance.racing import same, stays_true, truth
+from cachalot.orm.rewriting import MAX_COLUMNS
+from tests.acceptance.racing import alias, same, stays_true, truth
 from tests.testapp import models as m
 from tests.testapp.models import Author, Book, Category, NullFK, Short, Tag
 
@@ -209,6 +210,156 @@ def test_rows_that_are_not_in_a_heap(pile):
         lambda: NullFK.objects.filter(author=rows[0].author_id),
         lambda: NullFK.objects.filter(pk__in=[row.pk for row in rows]).update(author=rows[1].author_id),
     )
+
+
+@pytest.fixture
+def low(transactional_db):
+    """A role without rights of its own; call it with the statements that give it some."""
+    role = connection.settings_dict["NAME"] + "_low"
+    run(f"DROP ROLE IF EXISTS {role}", f"CREATE ROLE {role} LOGIN")
+    run(f"GRANT ALL ON testapp_nullfk, testapp_author TO {role}")
+    yield role
+    run(
+        "GRANT EXECUTE ON FUNCTION pg_catalog.mxid_age(xid) TO PUBLIC",
+        f"DROP OWNED BY {role}",
+        f"DROP ROLE {role}",
+    )
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("what", ["function", "columns", "columns, later"])
+def test_rights_that_what_is_added_needs(both, low, what):
+    """A role that may write may write: what we ask for beside it is no reason to fail."""
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    row = NullFK.objects.create(author=one)
+    fewer = [f"REVOKE SELECT ON testapp_nullfk FROM {low}", f"GRANT SELECT (id) ON testapp_nullfk TO {low}"]
+    if what == "function":
+        run("REVOKE EXECUTE ON FUNCTION pg_catalog.mxid_age(xid) FROM PUBLIC")
+    elif what == "columns":
+        run(*fewer)
+    with alias("low", USER=low):
+        rows = NullFK.objects.using("low").filter(pk=row.pk)
+        assert rows.update(author=one) == 1
+        if what == "columns, later":
+            run_by_another(*fewer)
+        for author in (two, one, two):
+            assert rows.update(author=author) == 1
+    assert truth(lambda: NullFK.objects.get(pk=row.pk).author_id) == two.pk
+
+
+def run_by_another(*statements):
+    """Run statements where this process does not see them."""
+    with alias("another"), connections["another"].connection.cursor() as cursor:
+        for one in statements:
+            cursor.execute(one)
+
+
+@pytest.fixture
+def other_functions(transactional_db):
+    """Functions of the project with the names of those that we call; their types fit better."""
+    run(
+        "CREATE FUNCTION other(json, json) RETURNS json LANGUAGE sql AS $$ SELECT '{\"a\": 1}'::json $$",
+        "CREATE AGGREGATE json_agg(json) (SFUNC = other, STYPE = json)",
+    )
+    yield
+    run("DROP AGGREGATE json_agg(json)", "DROP FUNCTION other(json, json)")
+
+
+@pytest.mark.databases("postgresql")
+def test_functions_of_the_same_name(other_functions, both):
+    """What we call is what the database calls so, whatever a project has made."""
+    moves()
+
+
+def moves(using="default"):
+    """Move a row between two lists, which say so."""
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    row = NullFK.objects.create(author=one)
+    NullFK.objects.filter(pk=row.pk).update(author=one)
+    for old, new in ((one, two), (two, one)):
+        stays_true(
+            lambda old=old: NullFK.objects.using(using).filter(author=old),
+            lambda new=new: NullFK.objects.using(using).filter(pk=row.pk).update(author=new),
+        )
+
+
+@pytest.mark.databases("postgresql")
+def test_driver_that_makes_something_else_of_text(both):
+    """What cannot be read of what comes back changes more, and raises nothing."""
+    loaders = pytest.importorskip("psycopg.types.string")
+
+    class Loader(loaders.TextLoader):
+        def load(self, data):
+            return ("text", super().load(data))
+
+    with alias("loading"):
+        connections["loading"].connection.adapters.register_loader("text", Loader)
+        moves("loading")
+
+
+@pytest.mark.databases("postgresql")
+def test_more_columns_than_a_function_has_arguments(monkeypatch):
+    """A table with very many keys is written as it was."""
+    assert 3 + MAX_COLUMNS <= 100
+    monkeypatch.setattr("cachalot.orm.rewriting.MAX_COLUMNS", 1)
+    moves()
+
+
+def test_table_with_the_name_of_an_old_version():
+    """A table may be called as we call old versions."""
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    row = m.Old.objects.create(author=one)
+    m.Old.objects.filter(pk=row.pk).update(author=one)
+    for old, new in ((one, two), (two, one)):
+        stays_true(
+            lambda old=old: m.Old.objects.filter(author=old),
+            lambda new=new: m.Old.objects.filter(pk=row.pk).update(author=new),
+        )
+
+
+@pytest.fixture
+def without_encoding(transactional_db):
+    """A database that takes all bytes for text."""
+    name = connection.settings_dict["NAME"] + "_bytes"
+    run(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    with alias("bytes", NAME=name, TEST={}):
+        with connections["bytes"].schema_editor() as editor:
+            editor.create_model(Tag)
+        yield "bytes"
+    run(f"DROP DATABASE {name}")
+
+
+@pytest.mark.databases("postgresql")
+@pytest.mark.parametrize("inside", [False, True], ids=["autocommit", "atomic"])
+def test_text_that_cannot_be_sent(without_encoding, both, inside):
+    """An old value that no client can be told can be replaced all the same."""
+    tags = Tag.objects.using(without_encoding)
+    with connections[without_encoding].cursor() as cursor:
+        cursor.execute("INSERT INTO testapp_tag (id, name) VALUES (7, E'caf\\351')")
+    tags.filter(pk=-1).update(name="a")
+    with transaction.atomic(without_encoding) if inside else nullcontext():
+        assert tags.filter(pk=7).update(name="coffee") == 1
+
+
+@pytest.mark.databases("postgresql")
+def test_rows_that_refer_to_rows_of_their_table(both):
+    """A constraint made by hand changes rows of the table that no statement names."""
+    run(
+        "ALTER TABLE testapp_category ADD CONSTRAINT by_hand FOREIGN KEY (parent_id) "
+        "REFERENCES testapp_category ON UPDATE CASCADE"
+    )
+    try:
+        top = Category.objects.create(name="top")
+        Category.objects.create(name="leaf", parent=top)
+        Category.objects.filter(pk=-1).update(name="x")
+        with transaction.atomic():
+            run("SET CONSTRAINTS ALL DEFERRED")
+            stays_true(
+                lambda: Category.objects.filter(parent=top.pk).values_list("name"),
+                lambda: Category.objects.filter(pk=top.pk).update(id=top.pk + 100),
+            )
+    finally:
+        run("ALTER TABLE testapp_category DROP CONSTRAINT by_hand")
 
 
 @pytest.mark.databases("postgresql")

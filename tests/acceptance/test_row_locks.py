@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 
 import pytest
 from django.db import DatabaseError, connection, connections, transaction
@@ -125,12 +125,13 @@ def test_null_in_a_unique_column_is_of_many_rows(both, other_connection):
     assert truth(lambda: [*Hand.objects.order_by("number").values_list("twice", flat=True)]) == [2, 4]
 
 
-def written_after(there, here, read, other_connection):
+def written_after(there, here, read, other_connection, around=nullcontext):
     """Have a write wait for another one, and a reader come between them; return whether its read is cached.
 
     :param there: the first write; it calls what it is given when it has changed its rows.
     :param here: the second one.
     :param read: what is read when the first is committed and the second is not.
+    :param around: what the second one is in.
     """
     holding, cached, using = threading.Event(), [], read().db
 
@@ -152,8 +153,8 @@ def written_after(there, here, read, other_connection):
         other_connection(reads)
 
     future = other_connection.start(first)
-    assert holding.wait(PATIENCE)
-    with during_commit("before MARK", between):
+    with during_commit("before MARK", between), around():
+        assert holding.wait(PATIENCE)
         here()
     return cached == [True]
 
@@ -246,6 +247,101 @@ def test_multixact_with_the_number_of_the_writer(alone, other_connection):
         assert written_after(there, here, read, other_connection)
     assert numbers[0] == numbers[1], "the numbers were to be the same"
     same(list(read()), truth(lambda: list(read())))
+
+
+@pytest.fixture
+def without_primary_key(transactional_db):
+    """A table whose primary key is one for its model only."""
+    with connection.schema_editor() as editor:
+        editor.execute("ALTER TABLE testapp_nullfk DROP CONSTRAINT testapp_nullfk_pkey")
+    yield
+    NullFK.objects.all().delete()
+    with connection.schema_editor() as editor:
+        editor.execute("ALTER TABLE testapp_nullfk ADD PRIMARY KEY (id)")
+
+
+@pytest.mark.databases("postgresql")
+def test_primary_key_that_two_rows_have(without_primary_key, other_connection):
+    """A row that was only locked is not taken for the old version of another one with its primary key."""
+    one, two, three = (Author.objects.create(name=name) for name in "abc")
+    moving, locked = (NullFK.objects.create(author=author) for author in (one, three))
+    NullFK.objects.filter(pk=-1).update(author=one)
+    turn = threading.Event()
+
+    def there():
+        assert turn.wait(PATIENCE)
+        NullFK.objects.filter(pk=moving.pk).update(id=locked.pk, author=two)
+
+    @contextmanager
+    def holding_one():
+        with transaction.atomic():
+            list(NullFK.objects.select_for_update().filter(author=three))
+            turn.set()
+            yield
+
+    def here():
+        NullFK.objects.filter(author__in=[one, two]).update(author=three)
+
+    def read():
+        return NullFK.objects.filter(author=two)
+
+    assert written_after(there, here, read, other_connection, holding_one)
+    same(list(read()), truth(lambda: list(read())))
+
+
+@pytest.mark.databases("postgresql")
+def test_serializable_write_beside_a_new_row(both, other_connection):
+    """A write reads nothing but its rows: there is no conflict that there is not with Django alone."""
+    authors = Author.objects.bulk_create(Author(name=str(number)) for number in range(3000))
+    NullFK.objects.bulk_create(NullFK(author=author) for author in authors)
+    middle = authors[1500]
+    NullFK.objects.filter(pk=NullFK.objects.latest("pk").pk).update(author=middle)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE testapp_nullfk")
+    NullFK.objects.filter(author=middle).update(author=middle)
+    read, written = threading.Event(), threading.Event()
+
+    def there():
+        with serializable():
+            NullFK.objects.filter(author=middle).count()
+            read.set()
+            assert written.wait(PATIENCE)
+            NullFK.objects.create(author=authors[-1])
+
+    def here():
+        with serializable():
+            NullFK.objects.filter(author=middle).update(author=authors[1])
+            written.set()
+            assert future.result(PATIENCE) == "done"
+
+    future = other_connection.start(lambda: outcome(there))
+    assert read.wait(PATIENCE)
+    assert outcome(here) == "done"
+
+
+@contextmanager
+def serializable():
+    """A transaction of the strictest level."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+        yield
+
+
+@pytest.mark.databases("postgresql")
+def test_catalogue_is_not_locked(both):
+    """What a write asks of the catalogue it does not ask in its statement, whose locks last."""
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    row = NullFK.objects.create(author=one)
+    NullFK.objects.filter(pk=row.pk).update(author=one)
+    with transaction.atomic():
+        NullFK.objects.filter(pk=row.pk).update(author=two)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT relation::regclass::text FROM pg_locks WHERE pid = pg_backend_pid() "
+                "AND relation < 16384 AND mode = 'AccessShareLock'"
+            )
+            held = {name for (name,) in cursor.fetchall()}
+    assert "pg_class" not in held
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["autocommit", "atomic"])

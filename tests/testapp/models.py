@@ -275,6 +275,15 @@ class Counted(models.Model):
     code = models.CharField(max_length=10, unique=True)
 
 
+class Old(models.Model):
+    """Its table has the name that old versions of rows are given in a statement."""
+
+    author = models.ForeignKey(Author, models.CASCADE)
+
+    class Meta:
+        db_table = "_cachalot_old"
+
+
 if django.VERSION >= (5, 0):
 
     class Asking(models.Model):

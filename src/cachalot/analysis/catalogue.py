@@ -116,14 +116,7 @@ class Catalogue:
         return self._ask(lambda cursor: look_up(cursor, relation))
 
     def _ask(self, question: Callable[[Any], Answer]) -> Answer:
-        driver = self._connection.connection
-        postgresql = self._connection.vendor == "postgresql"
-        inside = postgresql and int(driver.info.transaction_status) == _IN_TRANSACTION
-        cursor = driver.cursor()
-        try:
-            return _saved(cursor, question) if inside else question(cursor)
-        finally:
-            cursor.close()
+        return asked(self._connection, question)
 
     def columns(self, table: str) -> Columns:
         """Return what decides on the keys of a table.
@@ -134,13 +127,14 @@ class Catalogue:
         look_up = columns_of.LOOK_UPS.get(self._connection.vendor)
         return Columns(False, {}) if look_up is None else self._ask(lambda cursor: look_up(cursor, table))
 
-    def may_read(self, table: str) -> bool:
-        """Return whether the role of today may read all columns of a table of PostgreSQL.
+    def readable(self, table: str) -> tuple[bool, int | None]:
+        """Return what a statement of the role of today may return of a table of PostgreSQL.
 
         :param table: canonical name.
+        :returns: whether all columns; the oldest MultiXact that may be in the table, if old versions, too.
         :raises Exception: what the driver raises when the catalogue cannot be read.
         """
-        return self._ask(lambda cursor: columns_of.may_read(cursor, table))
+        return self._ask(lambda cursor: columns_of.readable(cursor, table))
 
     def functions_that_write(self, functions: frozenset[str]) -> frozenset[str]:
         """Return which functions of the database may change rows: in PostgreSQL those declared VOLATILE.
@@ -152,6 +146,22 @@ class Catalogue:
         if self._connection.vendor != "postgresql" or not functions:
             return functions
         return functions - self._ask(lambda cursor: _harmless_postgresql(cursor, functions))
+
+
+def asked(connection: BaseDatabaseWrapper, question: Callable[[Any], Answer]) -> Answer:
+    """Ask through the driver; an error leaves the transaction of the user as it was.
+
+    :param connection: an open connection.
+    :param question: asks, given a cursor of the driver.
+    :raises Exception: what the driver raises.
+    """
+    driver = connection.connection
+    inside = connection.vendor == "postgresql" and int(driver.info.transaction_status) == _IN_TRANSACTION
+    cursor = driver.cursor()
+    try:
+        return _saved(cursor, question) if inside else question(cursor)
+    finally:
+        cursor.close()
 
 
 def _saved(cursor: Any, question: Callable[[Any], Answer]) -> Answer:

@@ -39,6 +39,8 @@ def of_postgresql(cursor: Any, table: str) -> Columns:
         "(SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid), EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal) OR EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid) OR c.relrowsecurity "
+        "OR EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k WHERE k.conrelid = c.oid AND k.contype = 'f' "
+        "AND k.confrelid = c.oid AND (k.confupdtype IN ('c', 'n', 'd') OR k.confdeltype IN ('c', 'n', 'd'))) "
         "OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_am m WHERE m.oid = c.relam AND m.amname = 'heap') "
         "FROM pg_catalog.pg_class c "
         "WHERE lower(c.relname) = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
@@ -49,9 +51,11 @@ def of_postgresql(cursor: Any, table: str) -> Columns:
         (_text(kind), _text(life)) != ("r", "p") or kin or acts for kind, life, kin, acts in rows
     ):
         return UNKNOWN
-    # A collation that is not deterministic finds texts equal whose bytes differ (manual, 24.2.2.4).
+    # A collation that is not deterministic finds texts equal whose bytes differ (manual, 24.2.2.4). In a
+    # database without an encoding a text may be none that can be sent to a client.
     cursor.execute(
-        "SELECT c.oid::bigint, a.attname::text, t.typname::text, coalesce(o.collisdeterministic, true), "
+        "SELECT c.oid::bigint, a.attname::text, t.typname::text, coalesce(o.collisdeterministic, true) AND "
+        "(current_setting('server_encoding') <> 'SQL_ASCII' OR t.typcategory <> 'S'), "
         "a.attnotnull, a.attgenerated::text, a.attnum > 0 "
         "FROM pg_catalog.pg_class c JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid "
         "JOIN pg_catalog.pg_type t ON t.oid = a.atttypid "
@@ -75,7 +79,23 @@ def of_postgresql(cursor: Any, table: str) -> Columns:
     columns = Columns(True, _common(found.values()), tuple(sorted(changing)), names=tuple(sorted(names)))
     if len(found) != 1:
         return columns
-    return columns._replace(references=_references(cursor, table), required=tuple(sorted(required)))
+    return columns._replace(
+        references=_references(cursor, table),
+        required=tuple(sorted(required)),
+        unique=_unique(cursor, next(iter(found))),
+    )
+
+
+def _unique(cursor: Any, relation: Any) -> tuple[tuple[str, ...], ...]:
+    """Return the columns of the indexes by which PostgreSQL lets no two rows be equal at any time."""
+    cursor.execute(
+        "SELECT (SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_catalog.pg_attribute a "
+        "WHERE a.attrelid = i.indrelid AND a.attnum = ANY(i.indkey[0:i.indnkeyatts - 1])) "
+        "FROM pg_catalog.pg_index i WHERE i.indrelid = %s AND i.indisunique AND i.indisvalid "
+        "AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL",
+        [relation],
+    )
+    return tuple(sorted(tuple(map(_text, row[0])) for row in cursor.fetchall()))
 
 
 def _references(cursor: Any, table: str) -> tuple[tuple[str, str, str], ...]:
@@ -192,14 +212,25 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, (bytes, bytearray)) else str(value)
 
 
-def may_read(cursor: Any, table: str) -> bool:
-    """Return whether the role of today may read all columns of a table of PostgreSQL."""
+def readable(cursor: Any, table: str) -> tuple[bool, int | None]:
+    """Return what a statement of PostgreSQL may return; see :meth:`Catalogue.readable`."""
     cursor.execute(
-        "SELECT bool_and(has_table_privilege(c.oid, 'SELECT')) FROM pg_catalog.pg_class c "
-        "WHERE lower(c.relname) = %s AND c.relkind = 'r'",
-        [table],
+        "SELECT bool_and(has_table_privilege(c.oid, 'SELECT')), "
+        "bool_and(has_function_privilege(f, 'EXECUTE')), min(c.relminmxid::text), max(c.relminmxid::text) "
+        "FROM pg_catalog.pg_class c, unnest(%s::text[]) f WHERE lower(c.relname) = %s AND c.relkind = 'r'",
+        [list(FUNCTIONS_FOR_VERSIONS), table],
     )
-    return bool(cursor.fetchone()[0])
+    columns, functions, least, most = cursor.fetchone()
+    versions = columns and functions and least == most
+    return bool(columns), int(_text(least)) if versions else None
+
+
+FUNCTIONS_FOR_VERSIONS = (
+    "pg_catalog.json_agg(anyelement)",
+    'pg_catalog.json_build_array("any")',
+    "pg_catalog.mxid_age(xid)",
+)
+"""What is called to return the old version of a row of PostgreSQL."""
 
 
 LOOK_UPS = {"postgresql": of_postgresql, "sqlite": of_sqlite, "mysql": of_mysql}

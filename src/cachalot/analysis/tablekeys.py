@@ -55,6 +55,7 @@ class Columns(NamedTuple):
         column aimed at.
     :param required: columns that are never NULL, as far as that is known.
     :param names: all columns, those of the system among them.
+    :param unique: columns in which the database lets no two rows be equal, as far as that is asked, by name.
     """
 
     plain: bool
@@ -63,6 +64,7 @@ class Columns(NamedTuple):
     references: tuple[tuple[str, str, str], ...] = ()
     required: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    unique: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class TableKeys:
     :param references: see :class:`Columns`.
     :param required: see :class:`Columns`.
     :param names: of its columns in the database, those of the system among them; in small letters.
+    :param identified: whether the database is known to let no two rows have the same primary key.
     """
 
     table: str
@@ -95,6 +98,7 @@ class TableKeys:
     references: frozenset[tuple[str, str, str]] = frozenset()
     required: frozenset[str] = frozenset()
     names: frozenset[str] = frozenset()
+    identified: bool = False
 
     def columns(self) -> tuple[str, ...]:
         """Return the columns in keys, in a fixed order."""
@@ -147,6 +151,7 @@ def combined(table: str, name: str, stated: Stated, columns: Columns) -> TableKe
         frozenset(columns.references),
         frozenset(columns.required),
         frozenset(column.lower() for column in (*stated.columns, *columns.names)),
+        tuple(sorted(primary)) in map(tuple, columns.unique),
     )
 
 

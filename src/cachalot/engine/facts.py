@@ -7,7 +7,7 @@ keys of tables learns them anew; a writer is told by its MARK that it should.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,8 +21,24 @@ MAX_DATABASES = 1000
 MAX_MIXED = 10_000
 MAX_QUERIES = 10_000
 
+READABLE_SECONDS = 3600.0
+"""So long is believed what a role may read: numbers of MultiXacts come round in more time than that."""
+
 MIXED_SECONDS = 10.0
 """So long a process works with whole tables after it has seen that releases disagree about their keys."""
+
+
+class Readable(NamedTuple):
+    """What a role may have returned of a table of PostgreSQL.
+
+    :param columns: whether all columns.
+    :param oldest: the oldest MultiXact that may be in the table, if the old versions of rows, too.
+    :param learned: when that was asked, by ``time.monotonic``.
+    """
+
+    columns: bool
+    oldest: int | None
+    learned: float
 
 
 class Facts:
@@ -33,7 +49,7 @@ class Facts:
     :param stamp: the stamp of the epoch, under which the cache keeps the same.
     :ivar tables: the keys of tables, ``None`` for a table that has none.
     :ivar shapes: what statements depend on, by their texts; ``None`` for one that depends on its tables.
-    :ivar readable: whether a role, with its settings, may read all columns of a table.
+    :ivar readable: what a role, with its settings, may read of a table.
     :ivar queries: what queries depend on, by their names, on replicas apart.
     """
 
@@ -43,7 +59,7 @@ class Facts:
         self.stamp = stamp
         self.tables: dict[str, TableKeys | None] = {}
         self.shapes: dict[str, Shape | None] = {}
-        self.readable: dict[tuple[str, tuple[str, ...]], bool] = {}
+        self.readable: dict[tuple[str, tuple[str, ...]], Readable] = {}
         self.queries: dict[tuple[str, bool], Query] = {}
 
 

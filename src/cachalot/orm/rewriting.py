@@ -36,6 +36,9 @@ _NEW = "_cachalot_new"
 _POSTGRESQL_18 = 180000
 _SQLITE_RETURNING = (3, 35)
 
+MAX_COLUMNS = 90
+"""Columns in keys at most for old versions to be returned: a function of PostgreSQL has 100 arguments."""
+
 Statement = tuple[str, tuple[Any, ...]]
 """A text with its parameters."""
 
@@ -98,12 +101,20 @@ class Rewriting:
     :param keys: of its table.
     :param columns: those that an UPDATE sets; ``None`` for DELETE.
     :param covers: the keys by which its condition restricts it.
+    :param oldest: the oldest MultiXact in the table; ``None`` if the old versions of its rows cannot be seen.
     """
 
     def __init__(
-        self, session: Session, keys: TableKeys, columns: frozenset[str] | None, covers: list[Cover]
+        self,
+        session: Session,
+        keys: TableKeys,
+        columns: frozenset[str] | None,
+        covers: list[Cover],
+        oldest: int | None,
     ) -> None:
         self._session = session
+        self._oldest = oldest
+        self._old, self._new = (name + "_" * (keys.name == name) for name in (_OLD, _NEW))
         self._keys = keys
         self._columns = columns
         self._covers = covers
@@ -160,16 +171,35 @@ class Rewriting:
         connection: Any = self._session.connection
         if connection.pg_version >= _POSTGRESQL_18:
             width = len(self._listed)
-            returned = [f"{version}.{column}" for version in (_OLD, _NEW) for column in self._listed]
-            text = f"{parts.sql} RETURNING WITH (OLD AS {_OLD}, NEW AS {_NEW}) {', '.join(returned)}"
+            both = (self._old, self._new)
+            returned = [f"{version}.{column}" for version in both for column in self._listed]
+            versions = f"WITH (OLD AS {self._old}, NEW AS {self._new})"
+            text = f"{parts.sql} RETURNING {versions} {', '.join(returned)}"
             return Sent((text, parts.params), True, lambda rows: [row[:width] for row in rows])
-        primary = self._keys.primary
-        if not primary or sets(self._keys, self._columns, primary):
+        if not self._may_see_versions():
             return self._returning(parts)
         own = ", ".join(f"{self._table}.{column}" for column in self._listed)
         text = f"{parts.sql} RETURNING {self._seen_version()}, {own}"
         kinds = tuple(self._keys.kinds.values())
         return Sent((text, parts.params), True, lambda rows: replaced_versions(rows, kinds))
+
+    def _may_see_versions(self) -> bool:
+        """Return whether the old versions of rows are found by their primary key, and are of any use.
+
+        Without an index each would be looked for in the whole table. To read an index in a SERIALIZABLE
+        transaction is to be in conflict with others who write beside what is read (manual, 13.2.3).
+        """
+        keys, columns = self._keys, self._columns
+        told = {cover[0].key for cover in self._covers if len({atom.key for atom in cover}) == 1}
+        lost = [key for key in keys.keys if sets(keys, columns, key) and key not in told]
+        return (
+            bool(lost)
+            and keys.identified
+            and self._oldest is not None
+            and not sets(keys, columns, keys.primary)
+            and len(self._listed) <= MAX_COLUMNS
+            and self._session.level() is not Level.SERIALIZABLE
+        )
 
     def _seen_version(self) -> str:
         """Return an expression for the version of a row that an UPDATE of PostgreSQL sees, as JSON.
@@ -177,23 +207,22 @@ class Rewriting:
         A query in RETURNING has the snapshot of the statement. Between it and the UPDATE another transaction
         may have changed the row, if the UPDATE has waited for it; then a later version is the one replaced.
         The one seen is it if the transaction that has ended it (xmax) is the one that has made the new one
-        (xmin; manual, 5.6, System Columns): it is in the snapshot, so that no earlier statement has ended it.
+        (xmin; manual, 5.6, System Columns): it is in the snapshot, so that no earlier statement has ended it,
+        and it is the only one with this primary key, so that it is not one that was locked by itself.
 
-        If others hold locks on the row, its xmax is the number of a MultiXact. It may be the same as that of
+        If several hold locks on the row, its xmax is the number of a MultiXact. It may be the same as that of
         a transaction, unless it is of none that the table may have: one not made yet, or older than all that
         are left in it (manual, 24.1.5.1, Multixacts and Wraparound).
         """
-        columns = ", ".join(f"{_OLD}.{column}" for column in self._listed)
+        old, table = self._old, self._table
+        columns = ", ".join(f"{old}.{column}" for column in self._listed)
         same = " AND ".join(
-            f"{_OLD}.{column} = {self._table}.{column}" for column in map(self._quote, self._keys.primary)
+            f"{old}.{column} = {table}.{column}" for column in map(self._quote, self._keys.primary)
         )
-        maker = f"{self._table}.xmin"
-        oldest = f"(SELECT mxid_age(relminmxid) FROM pg_catalog.pg_class WHERE oid = {_OLD}.tableoid)"  # noqa: S608
-        ended = f"{_OLD}.xmax = {maker} AND (mxid_age({maker}) <= 0 OR mxid_age({maker}) > {oldest})"
-        return (
-            f"(SELECT json_agg(json_build_array({_OLD}.tableoid, {_OLD}.ctid, {ended}, {columns}))"  # noqa: S608
-            f"::text FROM {self._table} AS {_OLD} WHERE {same})"
-        )
+        age, oldest = f"pg_catalog.mxid_age({table}.xmin)", f"pg_catalog.mxid_age('{self._oldest}'::xid)"
+        ended = f"{old}.xmax = {table}.xmin AND ({age} <= 0 OR {oldest} >= 0 AND {age} > {oldest})"
+        version = f"pg_catalog.json_build_array({old}.tableoid, {old}.ctid, {ended}, {columns})"
+        return f"(SELECT pg_catalog.json_agg({version})::text FROM {table} AS {old} WHERE {same})"  # noqa: S608
 
 
 def replaced_versions(rows: Sequence[Any], kinds: Sequence[Kind]) -> Rows | None:

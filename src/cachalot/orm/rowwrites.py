@@ -11,9 +11,8 @@ from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from django.db import Error
-
 from cachalot.analysis.canonical import Kind
+from cachalot.analysis.catalogue import asked
 from cachalot.analysis.covers import all_covers_of
 from cachalot.analysis.rawsql import canonical_table
 from cachalot.analysis.writes import ChangedRows, effects_of_rows, rows_of_insert
@@ -56,12 +55,21 @@ class RowWrite:
     :param keys: of its table.
     :param epoch: token under which they were learned.
     :param forget: forgets what is known about the schema, because it is out of date.
+    :param oldest: the oldest MultiXact in the table; ``None`` if the old versions of its rows cannot be seen.
     :ivar table: canonical name of the table.
     :ivar understood: whether it is known how the statement names its rows, and that no other was sent.
     :ivar unseen: whether there is a statement, and it has not come to a cursor of ours.
     """
 
-    def __init__(self, session: Session, keys: TableKeys, epoch: str, forget: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        keys: TableKeys,
+        epoch: str,
+        forget: Callable[[], None],
+        oldest: int | None = None,
+    ) -> None:
+        self._oldest = oldest
         self.table = keys.table
         self._forget = forget
         self._original: str | None = None
@@ -187,7 +195,7 @@ class RowWrite:
         if not text:
             return Sent((sql, params))
         covers = self._cover(compiler, recording, where)
-        rewriting = Rewriting(self._session, self._keys, columns, covers)
+        rewriting = Rewriting(self._session, self._keys, columns, covers, self._oldest)
         if not covers or not self._counted or not sql.endswith(text):
             return rewriting.asked_afterwards((sql, params))
         of_text = tuple(outcome.params) if outcome else ()
@@ -237,7 +245,7 @@ class RowWrite:
         if sent.returns and driver.description is None:
             self.understood = False  # somebody has kept the statement from the database
         elif sent.returns:
-            self._take(sent, driver)
+            self._take_if_possible(sent, driver)
         else:
             self._touched |= not self._counted or getattr(driver, "rowcount", -1) != 0
             if self._touched and sent.after is not None:
@@ -247,8 +255,9 @@ class RowWrite:
     def _look_behind(self, text: str, params: Any) -> None:
         """Read the rows that the statement has changed. It has run: a failure to see them is not its own."""
         try:
-            self._after = [*(self._after or ()), *self._read(text, params)]
-        except Error:
+            rows = asked(self._session.connection, lambda cursor: _rows(cursor, text, params))
+            self._after = [*(self._after or ()), *rows]
+        except Exception:  # noqa: BLE001 - of the driver
             self._forget()
             self.understood = False
 
@@ -260,23 +269,33 @@ class RowWrite:
         return sql.replace(self._original, text, 1), parameters
 
     def was_wrong(self, error: BaseException) -> bool:
-        """Return whether it failed for a column that is not there any more, and may be sent as it was.
+        """Return whether it may have failed for what was added to it, and may be sent as it was.
 
         Another process has changed the schema, or what this role may read, and this one has not heard of it.
         """
-        if self._sent is None or not _is_about_a_column(error):
+        if self._sent is None or not _may_be_about_what_is_added(error):
             return False
         self._forget()
         self.understood = False
         return not self._session.aborted()
 
+    def _take_if_possible(self, sent: Sent, driver: Any) -> None:
+        """Take what comes back; on PostgreSQL it is here, and not to be able to read it is no error."""
+        try:
+            self._take(sent, driver)
+        except Exception:
+            if self._session.connection.vendor != "postgresql":
+                raise
+            logger.exception("It cannot be read which rows a statement has changed.")
+            self.understood = False
+
     def _take(self, sent: Sent, driver: Any) -> None:
         """Take the rows that were returned; after too many of them they are only passed over."""
         rows: list[Any] = []
         for row in iter(driver.fetchone, None):
+            self._touched = True
             if len(rows) <= MAX_WRITTEN:
                 rows.append(row)
-        self._touched |= bool(rows)
         width = len(self._keys.columns())
         self._after = [*(self._after or ()), *(row[-width:] for row in rows)]
         if sent.replaced is not None:
@@ -300,8 +319,7 @@ class RowWrite:
         """Read through the driver, so that no query count of the user changes."""
         connection = self._session.connection
         with connection.wrap_database_errors, closing(connection.create_cursor()) as cursor:
-            cursor.execute(sql, params)
-            return list(cursor.fetchmany(MAX_WRITTEN + 1)) if cursor.description else []
+            return _rows(cursor, sql, params)
 
     # What it has changed.
 
@@ -376,21 +394,26 @@ class RowWrite:
             changed.allow(key, [texts])
 
 
+def _rows(cursor: Any, sql: str, params: Any) -> list[Any]:
+    cursor.execute(sql, params)
+    return list(cursor.fetchmany(MAX_WRITTEN + 1)) if cursor.description else []
+
+
 def _known(names: Sequence[str | None], row: Sequence[Any]) -> dict[str, Any]:
     """Return the values of a row that was returned, by the columns they are of."""
     return {name: value for name, value in zip(names, row, strict=False) if name is not None}
 
 
-_UNDEFINED_COLUMN = "42703"
-"""SQLSTATE of PostgreSQL."""
+_ADDED_IS_WRONG = ("42", "0A", "54", "22021", "22P05")
+"""Beginnings of SQLSTATEs: what is not there or not allowed, is not supported, too much, or no text."""
 
 _BAD_FIELD = frozenset({"1054", "1142", "1143"})
 """ER_BAD_FIELD_ERROR, ER_TABLEACCESS_DENIED_ERROR and ER_COLUMNACCESS_DENIED_ERROR of MySQL."""
 
 
-def _is_about_a_column(error: BaseException) -> bool:
-    """Return whether a database does not know a column, or MariaDB does not let it be read."""
+def _may_be_about_what_is_added(error: BaseException) -> bool:
+    """Return whether a database may have refused a statement for what was added to it, and has not run it."""
     cause = error.__cause__
-    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    state = getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or ""
     said = str(error.args[0] if error.args else "")
-    return state == _UNDEFINED_COLUMN or said in _BAD_FIELD or said.startswith("no such column")
+    return state.startswith(_ADDED_IS_WRONG) or said in _BAD_FIELD or said.startswith("no such column")

@@ -7,6 +7,7 @@ the epoch learns everything anew; a writer is told by its MARK (``core.protocol`
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.catalogue import Catalogue
@@ -22,7 +23,7 @@ from cachalot.core.protocol import Keys
 from cachalot.core.tags import EPOCH
 from cachalot.engine import facts as facts_
 from cachalot.engine.context import ROLE
-from cachalot.engine.facts import Facts
+from cachalot.engine.facts import Facts, Readable
 from cachalot.orm.rowwrites import RowWrite
 from cachalot.stores.base import StoreAway, Tier
 
@@ -170,26 +171,35 @@ def row_write(
         keys = None if facts is None else keys_of(session, cache, facts, table, config, reading=False)
     except StoreAway:
         return None
-    if facts is None or keys is None or not _may_return(session, facts, table, config):
+    if facts is None or keys is None:
+        return None
+    readable = _readable(session, facts, table, config)
+    if not readable.columns:
         return None
     root = session.namespace(config).root
-    return RowWrite(session, keys, facts.epoch, lambda: facts_.forget(cache.alias, root))
+    return RowWrite(session, keys, facts.epoch, lambda: facts_.forget(cache.alias, root), readable.oldest)
 
 
-def _may_return(session: Session, facts: Facts, table: str, config: Config) -> bool:
-    """Return whether the role of a session may read what a statement would return of a table."""
+def _readable(session: Session, facts: Facts, table: str, config: Config) -> Readable:
+    """Return what a statement of the role of a session may return of a table."""
+    now = time.monotonic()
     if session.connection.vendor != "postgresql":
-        return True
+        return Readable(columns=True, oldest=None, learned=now)
+    nothing = Readable(columns=False, oldest=None, learned=now)
     if session.settings.unknown:
-        return False
+        return nothing
     role = (str(session.connection.settings_dict["USER"]), *session.settings.of(ROLE))
     known = facts.readable.get((table, role))
-    if known is None and not session.aborted():
-        if len(facts.readable) > MAX_SHAPES:
-            facts.readable.clear()
-        try:
-            session.connection.ensure_connection()
-            known = facts.readable[table, role] = Catalogue(session.connection, config).may_read(table)
-        except Exception:  # noqa: BLE001 - a catalogue that cannot be read says nothing
-            return False
-    return bool(known)
+    if known is not None and now - known.learned < facts_.READABLE_SECONDS:
+        return known
+    if session.aborted():
+        return nothing
+    if len(facts.readable) > MAX_SHAPES:
+        facts.readable.clear()
+    try:
+        session.connection.ensure_connection()
+        found = Readable(*Catalogue(session.connection, config).readable(table), now)
+    except Exception:  # noqa: BLE001 - a catalogue that cannot be read says nothing
+        return nothing
+    facts.readable[table, role] = found
+    return found
