@@ -5,11 +5,12 @@ The catalogue of the database is asked through the driver, so that no query coun
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cachalot.analysis import columns as columns_of
 from cachalot.analysis.rawsql import Kind, analyse
+from cachalot.analysis.relation import ENDS, LOOK_UPS, ODD, Relation, text
+from cachalot.analysis.schema import model_facts
 from cachalot.analysis.tablekeys import Columns
 from cachalot.analysis.volatility import unstable
 
@@ -28,9 +29,6 @@ MAX_DEPTH = 20
 _IN_TRANSACTION = 2
 """libpq's PQTRANS_INTRANS."""
 
-_ENDS = frozenset({"temporary", "foreign", "absent"})
-"""Relations whose rows are not for the cache, and whose writes change nothing else."""
-
 
 class Behind(NamedTuple):
     """What stands behind a relation that no managed model owns.
@@ -41,21 +39,6 @@ class Behind(NamedTuple):
 
     reading: frozenset[str] | None
     writing: frozenset[str] | None
-
-
-class _Relation(NamedTuple):
-    """One row of the catalogue.
-
-    :param kind: ``"table"``, ``"view"``, one of ``_ENDS``, or ``"other"``.
-    :param definition: the query of a view.
-    :param kin: parents and parts of a table.
-    :param acts: whether a view has triggers or rules of its own.
-    """
-
-    kind: str
-    definition: str = ""
-    kin: frozenset[str] = frozenset()
-    acts: bool = False
 
 
 class Catalogue:
@@ -90,8 +73,13 @@ class Catalogue:
         found.add(relation)
         row = self._look_up(relation)
         found.update(row.kin)
+        if not writing and not all(
+            self._collect(parent, found, depth - 1, writing=False)
+            for parent in sorted(_acting(relation, row))
+        ):
+            return False
         if row.kind != "view":
-            return row.kind == "table" or (writing and row.kind in _ENDS)
+            return row.kind == "table" or (writing and row.kind in ENDS)
         if writing and (row.acts or self._connection.vendor == "sqlite"):
             return False
         tables = self._read_by(row.definition, writing=writing)
@@ -109,10 +97,10 @@ class Catalogue:
             return None
         return statements[0].reads
 
-    def _look_up(self, relation: str) -> _Relation:
-        look_up = _LOOK_UPS.get(self._connection.vendor)
+    def _look_up(self, relation: str) -> Relation:
+        look_up = LOOK_UPS.get(self._connection.vendor)
         if not relation or look_up is None:
-            return _Relation("other")
+            return Relation("other")
         return self._ask(lambda cursor: look_up(cursor, relation))
 
     def _ask(self, question: Callable[[Any], Answer]) -> Answer:
@@ -126,6 +114,15 @@ class Catalogue:
         """
         look_up = columns_of.LOOK_UPS.get(self._connection.vendor)
         return Columns(False, {}) if look_up is None else self._ask(lambda cursor: look_up(cursor, table))
+
+    def odd(self, names: frozenset[str]) -> frozenset[str]:
+        """Return which of some relations may not be tables of their own, or not be rolled back.
+
+        :param names: canonical names.
+        :raises Exception: what the driver raises when the catalogue cannot be read.
+        """
+        look_up = ODD.get(self._connection.vendor)
+        return names if look_up is None else names & self._ask(lambda cursor: look_up(cursor, names))
 
     def readable(self, table: str) -> tuple[bool, int | None]:
         """Return what a statement of the role of today may return of a table of PostgreSQL.
@@ -146,6 +143,14 @@ class Catalogue:
         if self._connection.vendor != "postgresql" or not functions:
             return functions
         return functions - self._ask(lambda cursor: _harmless_postgresql(cursor, functions))
+
+
+def _acting(relation: str, row: Relation) -> frozenset[str]:
+    """Return the tables whose writes have the database change a relation, unless their models say so."""
+    told = model_facts().deleted_with
+    return row.changed_with.union(
+        parent for parent in row.deleted_with if relation not in told.get(parent, ())
+    )
 
 
 def asked(connection: BaseDatabaseWrapper, question: Callable[[Any], Answer]) -> Answer:
@@ -176,91 +181,10 @@ def _saved(cursor: Any, question: Callable[[Any], Answer]) -> Answer:
         cursor.execute("RELEASE SAVEPOINT cachalot_catalogue")
 
 
-def _look_up_postgresql(cursor: Any, relation: str) -> _Relation:
-    cursor.execute(
-        "SELECT c.oid, c.relkind, c.relpersistence, pg_get_viewdef(c.oid), "
-        "c.relhastriggers OR EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite r "
-        "WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN') FROM pg_catalog.pg_class c "
-        "WHERE lower(c.relname) = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')",
-        [relation],
-    )
-    rows = cursor.fetchall()
-    kinds = {_text(row[1]) for row in rows}
-    if any(_text(row[2]) == "t" for row in rows):
-        return _Relation("temporary")
-    if kinds and kinds <= {"r", "p"}:
-        cursor.execute(
-            "WITH RECURSIVE up(oid) AS (SELECT oid FROM pg_catalog.pg_class WHERE lower(relname) = %s "
-            "UNION SELECT i.inhparent FROM pg_catalog.pg_inherits i JOIN up ON i.inhrelid = up.oid), "
-            "down(oid) AS (SELECT oid FROM up UNION SELECT i.inhrelid FROM pg_catalog.pg_inherits i "
-            "JOIN down ON i.inhparent = down.oid) "
-            "SELECT DISTINCT lower(c.relname) FROM pg_catalog.pg_class c JOIN down ON c.oid = down.oid",
-            [relation],
-        )
-        return _Relation("table", kin=frozenset(_text(row[0]) for row in cursor.fetchall()))
-    if kinds == {"f"}:
-        return _Relation("foreign")
-    if kinds == {"m"}:
-        return _Relation("table")
-    if kinds == {"v"} and len(rows) == 1:
-        return _Relation("view", _text(rows[0][3]), acts=bool(rows[0][4]))
-    return _Relation("other" if rows else "absent")
-
-
-def _look_up_mysql(cursor: Any, relation: str) -> _Relation:
-    cursor.execute(
-        "SELECT t.table_type, v.view_definition FROM information_schema.tables t "
-        "LEFT JOIN information_schema.views v "
-        "ON v.table_schema = t.table_schema AND v.table_name = t.table_name "
-        "WHERE t.table_schema = DATABASE() AND lower(t.table_name) = %s",
-        [relation],
-    )
-    rows = cursor.fetchall()
-    if len(rows) != 1:
-        return _Relation("other" if rows else "absent")
-    kind = {"BASE TABLE": "table", "VIEW": "view"}.get(_text(rows[0][0]), "other")
-    return _Relation(kind, _text(rows[0][1] or ""))
-
-
-def _look_up_sqlite(cursor: Any, relation: str) -> _Relation:
-    for catalogue in ("sqlite_temp_master", "sqlite_master"):
-        cursor.execute(
-            f"SELECT type, sql FROM {catalogue} WHERE lower(name) = ? AND type IN ('table', 'view')",  # noqa: S608
-            [relation],
-        )
-        rows = cursor.fetchall()
-        if rows and catalogue == "sqlite_temp_master":
-            return _Relation("temporary")
-        if rows:
-            kind, sql = rows[0]
-            if kind == "view":
-                return _Relation("view", _after_as(sql))
-            virtual = sql.upper().lstrip().startswith("CREATE VIRTUAL")
-            return _Relation("foreign" if virtual else "table")
-    return _Relation("absent")
-
-
-def _after_as(sql: str) -> str:
-    """Return the query of ``CREATE VIEW name [(columns)] AS query``, its comments and line ends kept."""
-    found = re.search(r"\bAS\s+(?=(?:SELECT|WITH|VALUES)\b)", sql, re.IGNORECASE)
-    return sql[found.end() :] if found else ""
-
-
 def _harmless_postgresql(cursor: Any, functions: frozenset[str]) -> frozenset[str]:
     cursor.execute(
         "SELECT lower(proname) FROM pg_catalog.pg_proc WHERE lower(proname) = ANY(%s) "
         "GROUP BY 1 HAVING bool_and(provolatile <> 'v')",
         [sorted(functions)],
     )
-    return frozenset(_text(row[0]) for row in cursor.fetchall())
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, (bytes, bytearray)) else str(value)
-
-
-_LOOK_UPS = {
-    "postgresql": _look_up_postgresql,
-    "mysql": _look_up_mysql,
-    "sqlite": _look_up_sqlite,
-}
+    return frozenset(text(row[0]) for row in cursor.fetchall())

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.canonical import Kind
+from cachalot.analysis.relation import text as _text
 from cachalot.analysis.tablekeys import Columns
 
 if TYPE_CHECKING:
@@ -206,10 +207,6 @@ def _common(found: Iterable[dict[str, str]]) -> dict[str, str]:
         for column, kind in tables[0].items()
         if kind and all(one.get(column) == kind for one in tables[1:])
     }
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, (bytes, bytearray)) else str(value)
 
 
 def readable(cursor: Any, table: str) -> tuple[bool, int | None]:
