@@ -36,7 +36,7 @@ def of_postgresql(cursor: Any, table: str) -> Columns:
     mean is known of the access method "heap" only (manual, 63, Table Access Method Interface).
     """
     cursor.execute(
-        "SELECT c.relkind::text, c.relpersistence::text, c.relhassubclass OR c.relispartition OR EXISTS "
+        "SELECT c.relkind::text, c.relpersistence::text, c.relispartition OR EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_inherits i WHERE i.inhrelid = c.oid OR i.inhparent = c.oid), EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_trigger g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal) OR EXISTS "
         "(SELECT 1 FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid) OR c.relrowsecurity "
