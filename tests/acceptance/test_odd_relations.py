@@ -10,8 +10,8 @@ from django.db import connection, transaction
 from cachalot.api import explain
 from cachalot.core.decisions import Reason
 from cachalot.engine import facts
-from tests.acceptance.racing import agreed, is_hit, reasons, truth
-from tests.testapp.models import Author, NullFK, Old, Tag
+from tests.acceptance.racing import agreed, is_hit, reasons, stays_true, truth
+from tests.testapp.models import Author, Category, NullFK, Old, Tag
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -139,6 +139,25 @@ def test_actions_of_constraints_made_by_hand(replaced, authors, what, act):
     else:
         rows.update(id=authors[0].pk + 1000)
     agreed(read)
+
+
+@pytest.fixture
+def family(transactional_db):
+    """Rows that refer to each other, in a table made by hand: with one row goes what refers to it."""
+    columns = f"id {KEYS[connection.vendor]}, name varchar(100) NOT NULL, parent_id bigint"
+    key = "FOREIGN KEY (parent_id) REFERENCES testapp_category (id) ON DELETE CASCADE"
+    run("DROP TABLE testapp_category", f"CREATE TABLE testapp_category ({columns}, {key})")
+    yield Category.objects.create(name="top")
+    with connection.schema_editor() as editor:
+        editor.delete_model(Category)
+        editor.create_model(Category)
+
+
+def test_rows_that_go_with_others_of_their_table(family):
+    """A constraint of a table with itself changes rows that no statement names."""
+    leaf = Category.objects.create(name="leaf", parent=family)
+    rows = Category.objects.filter(pk=family.pk)
+    stays_true(lambda: Category.objects.filter(pk=leaf.pk), lambda: rows._raw_delete("default"))
 
 
 @pytest.mark.databases("mysql")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.canonical import Kind
+from cachalot.analysis.relation import ACTS
 from cachalot.analysis.relation import text as _text
 from cachalot.analysis.tablekeys import Columns
 
@@ -133,6 +134,13 @@ def of_sqlite(cursor: Any, table: str) -> Columns:
     name, sql = rows[0]
     if "CONFLICT" in sql.upper():
         return UNKNOWN  # ON CONFLICT REPLACE deletes other rows
+    cursor.execute(
+        f'SELECT 1 FROM pragma_foreign_key_list(?) WHERE lower("table") = ? AND (on_delete {ACTS} '  # noqa: S608
+        f"OR on_update {ACTS})",
+        [name, table],
+    )
+    if cursor.fetchall():
+        return UNKNOWN
     collated = "COLLATE" in sql.upper()
     cursor.execute("SELECT name, type, hidden FROM pragma_table_xinfo(?)", [name])
     kinds, changing, names = {}, [], []
@@ -162,8 +170,11 @@ def _affinity(declared: str) -> Kind | None:
 def of_mysql(cursor: Any, table: str) -> Columns:
     """Return what MariaDB and MySQL say; triggers are shown to those who may have some (SHOW TRIGGERS)."""
     cursor.execute(
-        "SELECT t.engine, (SELECT count(*) FROM information_schema.triggers g WHERE g.event_object_schema = "
-        "t.table_schema AND g.event_object_table = t.table_name) FROM information_schema.tables t "
+        "SELECT t.engine, (SELECT count(*) FROM information_schema.triggers g WHERE g.event_object_schema = "  # noqa: S608
+        "t.table_schema AND g.event_object_table = t.table_name) + (SELECT count(*) FROM "
+        "information_schema.referential_constraints k WHERE k.constraint_schema = t.table_schema "
+        "AND k.table_name = t.table_name AND k.referenced_table_name = t.table_name "
+        f"AND (k.delete_rule {ACTS} OR k.update_rule {ACTS})) FROM information_schema.tables t "
         "WHERE t.table_schema = DATABASE() AND lower(t.table_name) = %s AND t.table_type = 'BASE TABLE'",
         [table],
     )

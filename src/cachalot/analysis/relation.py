@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+ACTS = "IN ('CASCADE', 'SET NULL', 'SET DEFAULT')"
+"""What SQLite and MySQL call the rules by which a constraint changes the rows that refer to others."""
+
 ENDS = frozenset({"temporary", "foreign", "absent", "without transactions"})
 """Relations whose rows are not for the cache, and whose writes change nothing else."""
 
@@ -78,7 +81,6 @@ def _look_up_postgresql(cursor: Any, relation: str) -> Relation:
     return Relation("other" if rows else "absent")
 
 
-_ACTS = "IN ('CASCADE', 'SET NULL', 'SET DEFAULT')"
 _WITH_TRANSACTIONS = "SELECT engine FROM information_schema.engines WHERE transactions = 'YES'"
 
 
@@ -99,7 +101,7 @@ def _look_up_mysql(cursor: Any, relation: str) -> Relation:
     if kind != "table":
         return Relation(kind, text(rows[0][1] or ""))
     cursor.execute(
-        f"SELECT lower(referenced_table_name), delete_rule {_ACTS}, update_rule {_ACTS} "  # noqa: S608
+        f"SELECT lower(referenced_table_name), delete_rule {ACTS}, update_rule {ACTS} "  # noqa: S608
         "FROM information_schema.referential_constraints WHERE constraint_schema = DATABASE() "
         "AND lower(table_name) = %s AND lower(referenced_table_name) <> lower(table_name)",
         [relation],
@@ -127,7 +129,7 @@ def _look_up_sqlite(cursor: Any, relation: str) -> Relation:
 
 def _with_actions_of_sqlite(cursor: Any, relation: str) -> Relation:
     cursor.execute(
-        f'SELECT lower(f."table"), f.on_delete {_ACTS}, f.on_update {_ACTS} '  # noqa: S608
+        f'SELECT lower(f."table"), f.on_delete {ACTS}, f.on_update {ACTS} '  # noqa: S608
         "FROM sqlite_master m, pragma_foreign_key_list(m.name) f "
         "WHERE m.type = 'table' AND lower(m.name) = ? AND lower(f.\"table\") <> lower(m.name)",
         [relation],
@@ -152,7 +154,7 @@ def _odd_in_mysql(cursor: Any, _names: frozenset[str]) -> frozenset[str]:
         "SELECT lower(table_name) FROM information_schema.tables WHERE table_schema = DATABASE() "  # noqa: S608
         f"AND (table_type <> 'BASE TABLE' OR engine NOT IN ({_WITH_TRANSACTIONS})) "
         "UNION SELECT lower(table_name) FROM information_schema.referential_constraints "
-        f"WHERE constraint_schema = DATABASE() AND (delete_rule {_ACTS} OR update_rule {_ACTS})"
+        f"WHERE constraint_schema = DATABASE() AND (delete_rule {ACTS} OR update_rule {ACTS})"
     )
     return frozenset(text(row[0]) for row in cursor.fetchall())
 
@@ -167,7 +169,7 @@ def _odd_in_sqlite(cursor: Any, _names: frozenset[str]) -> frozenset[str]:
         found.update(row[0] for row in cursor.fetchall())
     cursor.execute(
         "SELECT lower(m.name) FROM sqlite_master m, pragma_foreign_key_list(m.name) f "  # noqa: S608
-        f"WHERE m.type = 'table' AND (f.on_delete {_ACTS} OR f.on_update {_ACTS})"
+        f"WHERE m.type = 'table' AND (f.on_delete {ACTS} OR f.on_update {ACTS})"
     )
     return frozenset(found.union(row[0] for row in cursor.fetchall()))
 
