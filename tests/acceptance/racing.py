@@ -122,7 +122,7 @@ _EPOCH = f":v:{name_of(EPOCH).hex()}"
 
 
 def _is_of_a_fact(key: str) -> bool:
-    return key.endswith(_EPOCH) or any(kind in key for kind in ("}:b:", "}:k:"))
+    return key.endswith(_EPOCH) or any(kind in key for kind in ("}:b:", "}:k:", "}:o:"))
 
 
 class Once:

@@ -264,7 +264,8 @@ def test_compiler_that_runs_sql_of_its_own(monkeypatch):
 
 
 @pytest.mark.databases("sqlite", "postgresql")
-def test_compiler_that_updates_on_conflict(monkeypatch):
+@pytest.mark.parametrize("said", [False, True], ids=["unsaid", "said to be left out"])
+def test_compiler_that_updates_on_conflict(monkeypatch, said):
     """A compiler of a third party whose INSERT updates a row that is there, unsaid by the query."""
     from django.db.models.sql.compiler import SQLInsertCompiler
 
@@ -273,15 +274,17 @@ def test_compiler_that_updates_on_conflict(monkeypatch):
     original = SQLInsertCompiler.as_sql
 
     def as_sql(self, *args, **kwargs):
+        left_out = " ON CONFLICT DO NOTHING"
         upsert = " ON CONFLICT (id) DO UPDATE SET author_id = EXCLUDED.author_id"
-        parts = [(sql.partition(" RETURNING "), params) for sql, params in original(self, *args, **kwargs)]
+        texts = [(sql.replace(left_out, ""), params) for sql, params in original(self, *args, **kwargs)]
+        parts = [(sql.replace(" OR IGNORE", "").partition(" RETURNING "), params) for sql, params in texts]
         return [(sql[0] + upsert + sql[1] + sql[2], params) for sql, params in parts]
 
     lists = [lambda author=author: list(NullFK.objects.filter(author=author)) for author in (one, two)]
     for read in lists:
         agreed(read)
     monkeypatch.setattr(SQLInsertCompiler, "as_sql", as_sql)
-    NullFK(pk=row.pk, author=two).save(force_insert=True)
+    NullFK.objects.bulk_create([NullFK(pk=row.pk, author=two)], ignore_conflicts=said)
     for read in lists:
         agreed(read)
     assert truth(lambda: NullFK.objects.get().author_id) == two.pk

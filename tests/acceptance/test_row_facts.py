@@ -11,7 +11,6 @@ from django.db.models import F, Func, IntegerField, TextField
 from django.test import override_settings
 
 from cachalot.api import explain
-from cachalot.orm.rewriting import MAX_COLUMNS
 from tests.acceptance.racing import alias, same, stays_true, truth
 from tests.testapp import models as m
 from tests.testapp.models import Author, Book, Category, NullFK, Short, Tag
@@ -295,14 +294,6 @@ def test_driver_that_makes_something_else_of_text(both):
     with alias("loading"):
         connections["loading"].connection.adapters.register_loader("text", Loader)
         moves("loading")
-
-
-@pytest.mark.databases("postgresql")
-def test_more_columns_than_a_function_has_arguments(monkeypatch):
-    """A table with very many keys is written as it was."""
-    assert 3 + MAX_COLUMNS <= 100
-    monkeypatch.setattr("cachalot.orm.rewriting.MAX_COLUMNS", 1)
-    moves()
 
 
 def test_table_with_the_name_of_an_old_version():

@@ -10,7 +10,9 @@ import pytest
 from django.db import DatabaseError, connection, connections, transaction
 from django.db.models import F, Func
 
+from cachalot.analysis.versions import MAX_COLUMNS
 from cachalot.engine import facts
+from cachalot.orm import rewriting
 from tests.acceptance.racing import (
     PATIENCE,
     agreed,
@@ -24,7 +26,7 @@ from tests.acceptance.racing import (
 )
 from tests.servers.base import HOST
 from tests.servers.postgres import USER, Postgres
-from tests.testapp.models import Author, Hand, Later, NullFK, Tag, TagUse
+from tests.testapp.models import Author, Book, Chapter, Hand, Later, NullFK, Tag, TagUse
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("new_connection")]
 
@@ -160,14 +162,14 @@ def written_after(there, here, read, other_connection, around=nullcontext):
 
 
 @pytest.mark.databases("postgresql")
-@pytest.mark.parametrize("how", ["one", "several", "by another key", "with a subquery", "in a savepoint"])
+@pytest.mark.parametrize("how", ["one", "several", "and no more", "with a subquery", "in a savepoint"])
 def test_row_that_changes_while_its_write_waits(how, other_connection):
     """Who has read the value that a row had when a write got at it is told of the write."""
     one, two, three = (Author.objects.create(name=name) for name in "abc")
     row, beside = (NullFK.objects.create(author=one, note="n") for _ in range(2))
     rows = {
         "several": NullFK.objects.filter(pk__in=[beside.pk, row.pk]),
-        "by another key": NullFK.objects.filter(author__in=[one, two]),
+        "and no more": NullFK.objects.filter(pk__in=[beside.pk, row.pk]).exclude(author=three),
         "with a subquery": NullFK.objects.filter(pk=row.pk, note__in=NullFK.objects.values("note")),
     }.get(how, NullFK.objects.filter(pk=row.pk))
     rows.update(author=one)
@@ -280,7 +282,8 @@ def test_primary_key_that_two_rows_have(without_primary_key, other_connection):
             yield
 
     def here():
-        NullFK.objects.filter(author__in=[one, two]).update(author=three)
+        rows = NullFK.objects.filter(pk__in=[moving.pk, locked.pk]).exclude(author=three)
+        rows.update(author=three)
 
     def read():
         return NullFK.objects.filter(author=two)
@@ -292,25 +295,27 @@ def test_primary_key_that_two_rows_have(without_primary_key, other_connection):
 @pytest.mark.databases("postgresql")
 def test_serializable_write_beside_a_new_row(both, other_connection):
     """A write reads nothing but its rows: there is no conflict that there is not with Django alone."""
-    authors = Author.objects.bulk_create(Author(name=str(number)) for number in range(3000))
-    NullFK.objects.bulk_create(NullFK(author=author) for author in authors)
-    middle = authors[1500]
-    NullFK.objects.filter(pk=NullFK.objects.latest("pk").pk).update(author=middle)
+    author = Author.objects.create(name="a")
+    books = Book.objects.bulk_create(Book(title=str(number), author=author) for number in range(3000))
+    Chapter.objects.bulk_create(Chapter(book=book, number=1) for book in books)
+    middle = books[1500]
+    newest = Chapter.objects.order_by("pk").last()
+    Chapter.objects.filter(pk=newest.pk).update(book=middle, number=3)
     with connection.cursor() as cursor:
-        cursor.execute("ANALYZE testapp_nullfk")
-    NullFK.objects.filter(author=middle).update(author=middle)
+        cursor.execute("ANALYZE testapp_chapter")
+    Chapter.objects.filter(book=middle, number=3).update(number=4)
     read, written = threading.Event(), threading.Event()
 
     def there():
         with serializable():
-            NullFK.objects.filter(author=middle).count()
+            Chapter.objects.filter(book=middle).count()
             read.set()
             assert written.wait(PATIENCE)
-            NullFK.objects.create(author=authors[-1])
+            Chapter.objects.create(book=books[0], number=9)
 
     def here():
         with serializable():
-            NullFK.objects.filter(author=middle).update(author=authors[1])
+            Chapter.objects.filter(book=middle).update(number=F("number") + 10)
             written.set()
             assert future.result(PATIENCE) == "done"
 
@@ -325,6 +330,51 @@ def serializable():
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
         yield
+
+
+@pytest.fixture
+def looked_up(monkeypatch):
+    """How often statements look up old versions of their rows."""
+    calls, original = [], rewriting.version_seen
+
+    def version_seen(*args):
+        calls.append(args)
+        return original(*args)
+
+    monkeypatch.setattr(rewriting, "version_seen", version_seen)
+    return calls
+
+
+def before_18():
+    """Whether the old values of rows have to be looked up."""
+    return connection.pg_version < 180000
+
+
+@pytest.mark.databases("postgresql")
+def test_old_versions_are_looked_up_where_they_are_not_known(looked_up):
+    """What the condition says of all keys that are set is known without a look."""
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    row = NullFK.objects.create(author=one)
+    NullFK.objects.filter(author=one).update(author=two)
+    assert len(looked_up) == 0
+    NullFK.objects.filter(pk=row.pk).update(author=one)
+    assert len(looked_up) == before_18()
+    NullFK.objects.filter(pk=row.pk).update(note="x")
+    assert len(looked_up) == before_18()
+
+
+@pytest.mark.databases("postgresql")
+def test_old_versions_of_very_many_columns_are_not_looked_up(looked_up, monkeypatch):
+    """A function of the database has a hundred arguments; a table with more keys is written as it was."""
+    assert MAX_COLUMNS == 97
+    monkeypatch.setattr(rewriting, "MAX_COLUMNS", 1)
+    one, two = (Author.objects.create(name=name) for name in "ab")
+    row = NullFK.objects.create(author=one)
+    NullFK.objects.filter(pk=row.pk).update(author=one)
+    stays_true(
+        lambda: NullFK.objects.filter(author=one), lambda: NullFK.objects.filter(pk=row.pk).update(author=two)
+    )
+    assert not looked_up
 
 
 @pytest.mark.databases("postgresql")

@@ -14,7 +14,7 @@ from cachalot.analysis import columns, covers, dynamic, writes
 from cachalot.analysis.canonical import Kind
 from cachalot.core.tags import NOTHING
 from cachalot.engine import facts, transaction
-from cachalot.orm import rowwrites
+from cachalot.orm import insertions, rowwrites
 
 Mutant = Callable[[], Any]
 
@@ -107,12 +107,12 @@ def unknown_values_change_nothing() -> Any:
 
 def inserted_rows_are_forgotten() -> Any:
     """An INSERT changes no row."""
-    return _patched(rowwrites, "rows_of_insert", lambda *args: None)
+    return _patched(insertions, "rows_of_insert", lambda *args: None)
 
 
 def rows_in_conflict_are_as_inserted() -> Any:
     """A row that is updated because one to be inserted is in conflict with it was as that one."""
-    return _patched(rowwrites.RowWrite, "_same_in_conflict", lambda *args: True)
+    return _patched(insertions.Insertion, "_same_in_conflict", lambda *args: True)
 
 
 def null_has_no_tag() -> Any:

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from cachalot.analysis.canonical import Kind
-from cachalot.orm.rewriting import replaced_versions
+from cachalot.analysis.versions import replaced_versions
 
 KINDS = (Kind.INTEGER, Kind.TEXT, Kind.UUID)
 ONE = [16384, "(0,1)", True, 1, "a", None]

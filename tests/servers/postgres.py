@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import struct
 from pathlib import Path
@@ -35,7 +36,8 @@ _SETTINGS = {
 
 def _program(name: str) -> Path | None:
     if chosen := os.environ.get(PROGRAMS):
-        return find_binary(name, directories=[chosen])
+        found = shutil.which(name, path=chosen)
+        return None if found is None else Path(found)
     versions = Path("/usr/lib/postgresql").glob("*/bin")
     newest_first = sorted(versions, key=lambda path: float(path.parent.name), reverse=True)
     return find_binary(name, directories=newest_first)

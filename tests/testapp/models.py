@@ -286,6 +286,18 @@ class Old(models.Model):
 
 if django.VERSION >= (5, 0):
 
+    class Pane(models.Model):
+        """Its unique column is computed from two others."""
+
+        width = models.IntegerField()
+        height = models.IntegerField()
+        area = models.GeneratedField(
+            expression=models.F("width") * models.F("height"),
+            output_field=models.IntegerField(),
+            db_persist=True,
+            unique=True,
+        )
+
     class Asking(models.Model):
         """Its text comes from the database."""
 

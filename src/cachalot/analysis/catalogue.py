@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cachalot.analysis import columns as columns_of
+from cachalot.analysis import versions
 from cachalot.analysis.rawsql import Kind, analyse
 from cachalot.analysis.relation import ENDS, LOOK_UPS, ODD, Relation, text
 from cachalot.analysis.schema import model_facts
@@ -125,13 +126,8 @@ class Catalogue:
         return names if look_up is None else names & self._ask(lambda cursor: look_up(cursor, names))
 
     def readable(self, table: str) -> tuple[bool, int | None]:
-        """Return what a statement of the role of today may return of a table of PostgreSQL.
-
-        :param table: canonical name.
-        :returns: whether all columns; the oldest MultiXact that may be in the table, if old versions, too.
-        :raises Exception: what the driver raises when the catalogue cannot be read.
-        """
-        return self._ask(lambda cursor: columns_of.readable(cursor, table))
+        """Return what a statement of PostgreSQL may return of a table; see :func:`versions.readable`."""
+        return self._ask(lambda cursor: versions.readable(cursor, table))
 
     def functions_that_write(self, functions: frozenset[str]) -> frozenset[str]:
         """Return which functions of the database may change rows: in PostgreSQL those declared VOLATILE.

@@ -220,25 +220,4 @@ def _common(found: Iterable[dict[str, str]]) -> dict[str, str]:
     }
 
 
-def readable(cursor: Any, table: str) -> tuple[bool, int | None]:
-    """Return what a statement of PostgreSQL may return; see :meth:`Catalogue.readable`."""
-    cursor.execute(
-        "SELECT bool_and(has_table_privilege(c.oid, 'SELECT')), "
-        "bool_and(has_function_privilege(f, 'EXECUTE')), min(c.relminmxid::text), max(c.relminmxid::text) "
-        "FROM pg_catalog.pg_class c, unnest(%s::text[]) f WHERE lower(c.relname) = %s AND c.relkind = 'r'",
-        [list(FUNCTIONS_FOR_VERSIONS), table],
-    )
-    columns, functions, least, most = cursor.fetchone()
-    versions = columns and functions and least == most
-    return bool(columns), int(_text(least)) if versions else None
-
-
-FUNCTIONS_FOR_VERSIONS = (
-    "pg_catalog.json_agg(anyelement)",
-    'pg_catalog.json_build_array("any")',
-    "pg_catalog.mxid_age(xid)",
-)
-"""What is called to return the old version of a row of PostgreSQL."""
-
-
 LOOK_UPS = {"postgresql": of_postgresql, "sqlite": of_sqlite, "mysql": of_mysql}

@@ -8,12 +8,10 @@ Both report what they compile to the trace of the statement.
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import EmptyResultSet
-from django.db.models.constants import OnConflict
 from django.db.models.sql.compiler import (
     SQLCompiler,
     SQLDeleteCompiler,
@@ -30,7 +28,6 @@ from cachalot.core.tags import Effects
 from cachalot.engine.caches import query_cache
 from cachalot.orm import reading, tablekeys, writing
 from cachalot.orm.relations import with_relations
-from cachalot.orm.rowwrites import Conflicts
 from cachalot.orm.statements import judge
 
 if TYPE_CHECKING:
@@ -40,7 +37,6 @@ if TYPE_CHECKING:
     from cachalot.orm.rowwrites import RowWrite
 
 _SESSION = "_cachalot_session"
-_ON_CONFLICT = re.compile(r"\bON\s+(CONFLICT|DUPLICATE)\b", re.IGNORECASE)
 _classes: dict[type, type] = {}
 
 
@@ -187,8 +183,8 @@ class WriteSeam(Seam):
         if row_write is not None and isinstance(trace, Recording) and isinstance(result, tuple) and result[0]:
             row_write.rewrites(self, trace, result, _columns_set(self.query))
         texts = [sql for sql, _params in (result if isinstance(result, list) else [result])]
-        if row_write is not None and isinstance(result, list) and not all(map(self._as_said, texts)):
-            row_write.understood = False
+        if row_write is not None and isinstance(result, list):
+            row_write.sends(self.query, texts)
         session.work.expected = session.work.expected.union(texts)
         if row_write is not None:
             session.work.row_writes = {**session.work.row_writes, **dict.fromkeys(texts, row_write)}
@@ -201,13 +197,8 @@ class WriteSeam(Seam):
         """Return placeholders and parameters of an INSERT, and note its rows."""
         row_write = self._cachalot_row_write
         if row_write is not None:
-            row_write.inserts(fields, value_rows, _conflicts_of(self.query))
+            row_write.inserts(self.query, fields, value_rows)
         return super().assemble_as_sql(fields, value_rows)  # type: ignore[misc]
-
-    def _as_said(self, text: str) -> bool:
-        """Return whether an INSERT does with rows in conflict what its query says; others may write more."""
-        plain = text.startswith("INSERT INTO ") and not _ON_CONFLICT.search(text)
-        return plain or self.query.on_conflict is not None
 
     def execute_sql(self, *args: Any, **kwargs: Any) -> Any:
         """Run the write."""
@@ -264,15 +255,3 @@ def _columns_set(query: Any) -> frozenset[str] | None:
     """Return the columns that an UPDATE sets; ``None`` for another statement."""
     values = getattr(query, "values", None)
     return frozenset(field.column for field, _model, _value in values) if isinstance(values, list) else None
-
-
-def _conflicts_of(query: Any) -> Conflicts | None:
-    """Return what an INSERT does with rows in conflict; ``None`` if they are an error."""
-    if query.on_conflict is None:
-        return None
-    if query.on_conflict is OnConflict.IGNORE:
-        return Conflicts()
-    updated, target = (
-        frozenset(field.column for field in fields) for fields in (query.update_fields, query.unique_fields)
-    )
-    return Conflicts(updated, target)

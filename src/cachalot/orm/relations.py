@@ -99,7 +99,7 @@ def _odd_names(
     session: Session, cache: QueryCache, facts: Facts, names: frozenset[str], config: Config
 ) -> frozenset[str] | None:
     """Return which tables are odd, ``None`` if the catalogue cannot be believed just now."""
-    key = session.namespace(config).relation(" ".join(sorted(names)))
+    key = session.namespace(config).odd(" ".join(sorted(names)))
     kept = cache.kept_fact(key, facts.stamp)
     if kept is not None:
         return frozenset(kept)

@@ -5,8 +5,8 @@ What a database can say about the rows that a statement has met differs:
 * ``RETURNING`` gives the values after an UPDATE (PostgreSQL, SQLite 3.35), or of what was deleted
   (MariaDB, too). For keys that are not set these are the values before it, too.
 * The values *before* an UPDATE that sets keys come from ``RETURNING old`` (PostgreSQL 18), from the versions
-  of the rows that the statement sees and replaces (PostgreSQL before), or from a SELECT behind a lock
-  (SQLite).
+  of the rows that the statement sees and replaces (PostgreSQL before, ``analysis.versions``), or from a
+  SELECT behind a lock (SQLite).
 * MariaDB and MySQL are asked after an UPDATE, in the same transaction: who has changed a key in between has
   changed the tags of the value before himself, so that a later value is as good (for keys that are not set).
 
@@ -17,11 +17,10 @@ as many rows as a table has would come back, to learn what ``bulk`` says as well
 
 from __future__ import annotations
 
-import json
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import UUID
 
-from cachalot.analysis.canonical import Kind
+from cachalot.analysis.versions import MAX_COLUMNS, replaced_versions, version_seen
 from cachalot.engine.isolation import Level
 
 if TYPE_CHECKING:
@@ -35,9 +34,6 @@ _OLD = "_cachalot_old"
 _NEW = "_cachalot_new"
 _POSTGRESQL_18 = 180000
 _SQLITE_RETURNING = (3, 35)
-
-MAX_COLUMNS = 90
-"""Columns in keys at most for old versions to be returned: a function of PostgreSQL has 100 arguments."""
 
 Statement = tuple[str, tuple[Any, ...]]
 """A text with its parameters."""
@@ -85,11 +81,12 @@ class Parts(NamedTuple):
         return self.sql, self.params
 
 
-def sets(keys: TableKeys, columns: frozenset[str] | None, some: Iterable[str]) -> bool:
+def may_set(keys: TableKeys, columns: frozenset[str] | None, some: Iterable[str]) -> bool:
     """Return whether an UPDATE sets one of some columns, or the database computes it anew.
 
     :param keys: of its table.
     :param columns: that it sets; ``None`` for DELETE.
+    :param some: those that are asked about.
     """
     return columns is not None and not (columns | keys.generated).isdisjoint(some)
 
@@ -101,7 +98,8 @@ class Rewriting:
     :param keys: of its table.
     :param columns: those that an UPDATE sets; ``None`` for DELETE.
     :param covers: the keys by which its condition restricts it.
-    :param oldest: the oldest MultiXact in the table; ``None`` if the old versions of its rows cannot be seen.
+    :param oldest: the oldest MultiXact in the table; ``None`` if the old versions of rows cannot be seen, or
+        need not.
     """
 
     def __init__(
@@ -123,21 +121,27 @@ class Rewriting:
         self._listed = [self._quote(column) for column in keys.columns()]
 
     def with_rows(self, parts: Parts) -> Sent:
-        """Return what is sent for a statement, for its rows to be known."""
+        """Return what is sent for a statement, for its rows to be known.
+
+        :param parts: of the statement.
+        """
         vendor = self._session.connection.vendor
         if vendor == "mysql":
             return self._on_mysql(parts)
         if vendor == "sqlite" and _sqlite_version() < _SQLITE_RETURNING:
             return self.asked_afterwards(parts.statement)
-        if not sets(self._keys, self._columns, self._keys.kinds):
+        if not may_set(self._keys, self._columns, self._keys.kinds):
             return self._returning(parts)
         return self._returning_old(parts) if vendor == "postgresql" else self._behind_a_lock(parts)
 
     def asked_afterwards(self, statement: Statement) -> Sent:
-        """Ask for the rows of an UPDATE by their primary key when it has run, if it does not change it."""
+        """Ask for the rows of an UPDATE by their primary key when it has run, if it does not change it.
+
+        :param statement: what is sent.
+        """
         primary = self._keys.primary
         over = [one for one in self._covers if one and all(atom.key == primary for atom in one)]
-        if self._columns is None or not primary or not over or sets(self._keys, self._columns, primary):
+        if self._columns is None or not primary or not over or may_set(self._keys, self._columns, primary):
             return Sent(statement)
         session = self._session
         inside = session.connection.vendor == "mysql" and session.transaction() is not None
@@ -175,76 +179,29 @@ class Rewriting:
             returned = [f"{version}.{column}" for version in both for column in self._listed]
             versions = f"WITH (OLD AS {self._old}, NEW AS {self._new})"
             text = f"{parts.sql} RETURNING {versions} {', '.join(returned)}"
-            return Sent((text, parts.params), True, lambda rows: [row[:width] for row in rows])
-        if not self._may_see_versions():
+            return Sent(
+                (text, parts.params), returns=True, replaced=lambda rows: [row[:width] for row in rows]
+            )
+        if self._oldest is None or not self._may_see_versions():
             return self._returning(parts)
+        primary = [self._quote(column) for column in self._keys.primary]
+        seen = version_seen(self._table, self._listed, primary, self._old, self._oldest)
         own = ", ".join(f"{self._table}.{column}" for column in self._listed)
-        text = f"{parts.sql} RETURNING {self._seen_version()}, {own}"
-        kinds = tuple(self._keys.kinds.values())
-        return Sent((text, parts.params), True, lambda rows: replaced_versions(rows, kinds))
+        text, kinds = f"{parts.sql} RETURNING {seen}, {own}", tuple(self._keys.kinds.values())
+        return Sent((text, parts.params), returns=True, replaced=partial(replaced_versions, kinds=kinds))
 
     def _may_see_versions(self) -> bool:
-        """Return whether the old versions of rows are found by their primary key, and are of any use.
+        """Return whether the old versions of rows are found by their primary key.
 
         Without an index each would be looked for in the whole table. To read an index in a SERIALIZABLE
         transaction is to be in conflict with others who write beside what is read (manual, 13.2.3).
         """
-        keys, columns = self._keys, self._columns
-        told = {cover[0].key for cover in self._covers if len({atom.key for atom in cover}) == 1}
-        lost = [key for key in keys.keys if sets(keys, columns, key) and key not in told]
         return (
-            bool(lost)
-            and keys.identified
-            and self._oldest is not None
-            and not sets(keys, columns, keys.primary)
+            self._keys.identified
+            and not may_set(self._keys, self._columns, self._keys.primary)
             and len(self._listed) <= MAX_COLUMNS
             and self._session.level() is not Level.SERIALIZABLE
         )
-
-    def _seen_version(self) -> str:
-        """Return an expression for the version of a row that an UPDATE of PostgreSQL sees, as JSON.
-
-        A query in RETURNING has the snapshot of the statement. Between it and the UPDATE another transaction
-        may have changed the row, if the UPDATE has waited for it; then a later version is the one replaced.
-        The one seen is it if the transaction that has ended it (xmax) is the one that has made the new one
-        (xmin; manual, 5.6, System Columns): it is in the snapshot, so that no earlier statement has ended it,
-        and it is the only one with this primary key, so that it is not one that was locked by itself.
-
-        If several hold locks on the row, its xmax is the number of a MultiXact. It may be the same as that of
-        a transaction, unless it is of none that the table may have: one not made yet, or older than all that
-        are left in it (manual, 24.1.5.1, Multixacts and Wraparound).
-        """
-        old, table = self._old, self._table
-        columns = ", ".join(f"{old}.{column}" for column in self._listed)
-        same = " AND ".join(
-            f"{old}.{column} = {table}.{column}" for column in map(self._quote, self._keys.primary)
-        )
-        age, oldest = f"pg_catalog.mxid_age({table}.xmin)", f"pg_catalog.mxid_age('{self._oldest}'::xid)"
-        ended = f"{old}.xmax = {table}.xmin AND ({age} <= 0 OR {oldest} >= 0 AND {age} > {oldest})"
-        version = f"pg_catalog.json_build_array({old}.tableoid, {old}.ctid, {ended}, {columns})"
-        return f"(SELECT pg_catalog.json_agg({version})::text FROM {table} AS {old} WHERE {same})"  # noqa: S608
-
-
-def replaced_versions(rows: Sequence[Any], kinds: Sequence[Kind]) -> Rows | None:
-    """Return the versions of rows that an UPDATE of PostgreSQL has replaced, ``None`` unless all are known.
-
-    It has replaced as many versions as it returns rows. If there is one of its own for each, they are all.
-
-    :param rows: what was returned; first the versions that were seen.
-    :param kinds: of the values of a version.
-    """
-    found: dict[tuple[Any, Any], tuple[Any, ...]] = {}
-    for row in rows:
-        seen = json.loads(row[0] or "[]")
-        if len(seen) != 1 or not seen[0][2]:
-            return None
-        relation, place, _ended, *values = seen[0]
-        found[relation, place] = tuple(map(_as_driver, values, kinds))
-    return list(found.values()) if len(found) == len(rows) else None
-
-
-def _as_driver(value: Any, kind: Kind) -> Any:
-    return UUID(value) if kind is Kind.UUID and value is not None else value
 
 
 def _sqlite_version() -> tuple[int, ...]:

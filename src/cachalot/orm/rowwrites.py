@@ -1,6 +1,7 @@
 """Finds out which rows a write of the ORM changes: by what is inserted or returned, or by reading them.
 
-What is sent in its place, and what is asked beside it, is up to the database (``orm.rewriting``).
+What is sent in its place, and what is asked beside it, is up to the database (``orm.rewriting``); what an
+INSERT does is in ``orm.insertions``.
 """
 
 from __future__ import annotations
@@ -8,17 +9,15 @@ from __future__ import annotations
 import logging
 import weakref
 from contextlib import closing
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from cachalot.analysis.canonical import Kind
 from cachalot.analysis.catalogue import asked
 from cachalot.analysis.covers import all_covers_of
 from cachalot.analysis.rawsql import canonical_table
-from cachalot.analysis.writes import ChangedRows, effects_of_rows, rows_of_insert
+from cachalot.analysis.writes import ChangedRows, effects_of_rows
 from cachalot.core.tags import MAX_WRITTEN, NOTHING, Effects
-from cachalot.orm.rewriting import Parts, Rewriting, Sent, sets
-from cachalot.orm.stored import UNKNOWN, stored_as_sent
+from cachalot.orm.insertions import Insertion, does_as_said
+from cachalot.orm.rewriting import Parts, Rewriting, Sent, may_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -32,20 +31,6 @@ MAX_ATOMS = 200
 """Values in the condition of a write at most for its rows to be told apart."""
 
 logger = logging.getLogger("cachalot")
-
-
-_ONE_EQUALITY = frozenset({Kind.INTEGER, Kind.UUID})
-
-
-class Conflicts(NamedTuple):
-    """What an INSERT does where a row is in conflict with one that is there.
-
-    :param updated: columns that it sets in the other row; ``None`` if it leaves the new one out.
-    :param target: columns in which rows may be in conflict; empty if in any unique ones.
-    """
-
-    updated: frozenset[str] | None = None
-    target: frozenset[str] = frozenset()
 
 
 class RowWrite:
@@ -69,83 +54,43 @@ class RowWrite:
         forget: Callable[[], None],
         oldest: int | None = None,
     ) -> None:
-        self._oldest = oldest
-        self.table = keys.table
-        self._forget = forget
-        self._original: str | None = None
-        self._sent: Sent | None = None
         self._session = session
         self._keys = keys
         self._epoch = epoch
-        self.unseen = True
-        self._touched = False
-        self._counted = True
-        self._before: list[Any] | None = None
-        self._lost = False
-        self._after: list[Any] | None = None
-        self._covers: dict[Key, list[tuple[str, ...]]] = {}
+        self._forget = forget
+        self._oldest = oldest
+        self._insertion = Insertion(session, keys, epoch)
+        self._original: str | None = None
+        self._sent: Sent | None = None
         self._columns: frozenset[str] | None = None
-        self._inserted: list[tuple[list[str | None], list[Any]]] = []
-        self._conflicts: Conflicts | None = None
+        self._covers: dict[Key, list[tuple[str, ...]]] = {}
+        self._counted = True
+        self._touched = False
+        self._lost = False
+        self._before: list[Any] | None = None
+        self._after: list[Any] | None = None
+        self.table = keys.table
         self.understood = False
+        self.unseen = True
 
     # INSERT.
 
-    def inserts(
-        self, fields: Sequence[Any], rows: Iterable[Sequence[Any]], conflicts: Conflicts | None
-    ) -> None:
-        """Note the rows of an INSERT.
+    def inserts(self, query: Any, fields: Sequence[Any], rows: Iterable[Sequence[Any]]) -> None:
+        """Note the rows of an INSERT; see :meth:`Insertion.note`."""
+        self.understood = self._insertion.note(query, fields, rows)
 
-        :param fields: of the values; ``None`` for one that the database makes up.
-        :param conflicts: what becomes of rows in conflict with others; ``None`` if they are an error.
+    def sends(self, query: Any, texts: Iterable[str]) -> None:
+        """Note what is sent for an INSERT.
+
+        :param query: an InsertQuery.
+        :param texts: of the statements.
         """
-        try:
-            columns = [None if field is None else field.column for field in fields]
-            stored = partial(stored_as_sent, self._session.connection, lenient=conflicts is not None)
-            values = [
-                [value if stored(field, value) else UNKNOWN for field, value in zip(fields, row, strict=True)]
-                for row in rows
-            ]
-        except Exception:
-            # A fault of ours: the rows are inserted, and all results of their table end.
-            logger.exception("It cannot be told which rows a statement inserts.")
-            return
-        self._inserted.append((columns, values))
-        self.understood = True
-        self._conflicts = conflicts
+        operations = self._session.connection.ops
+        self.understood &= all(does_as_said(query, operations, text) for text in texts)
 
     def effects_of_insert(self, names: Sequence[str | None], result: Any) -> Effects:
-        """Return what an INSERT has changed.
-
-        :param names: columns that were returned; ``None`` for one whose values are not those that are stored.
-        :param result: rows of their values.
-        """
-        changed, conflicts = ChangedRows(self._keys), self._conflicts
-        total = sum(len(rows) for _columns, rows in self._inserted)
-        left_out = conflicts is not None and conflicts.updated is None
-        complete = isinstance(result, list) and len(result) == total and len(self._inserted) == 1
-        returned = [_known(names, row) for row in result] if complete and not left_out else []
-        for columns, rows in self._inserted:
-            rows_of_insert(changed, columns, rows, returned)
-        inserted = partial(effects_of_rows, changed, self._epoch, member=True)
-        if conflicts is None or conflicts.updated is None:
-            return inserted(columns=None)
-        known = frozenset(name for name in names if name is not None) if returned else frozenset[str]()
-        for key in self._keys.keys:
-            if not self._same_in_conflict(key, conflicts, known):
-                changed.lose(key)
-        return inserted(columns=None) | inserted(columns=conflicts.updated)
-
-    def _same_in_conflict(self, key: Key, conflicts: Conflicts, returned: frozenset[str]) -> bool:
-        """Return whether a key of a row that is updated instead was, and is, what is known.
-
-        In the columns of the conflict it is as what was to be inserted, as far as there is one equality: a
-        unique index may compare texts in another way than their column. What has come back and is not set is
-        as before.
-        """
-        if conflicts.target.issuperset(key):
-            return all(self._keys.kinds[column] in _ONE_EQUALITY for column in key)
-        return returned.issuperset(key) and not sets(self._keys, conflicts.updated, key)
+        """Return what an INSERT has changed; see :meth:`Insertion.effects`."""
+        return self._insertion.effects(names, result)
 
     # UPDATE and DELETE.
 
@@ -162,6 +107,7 @@ class RowWrite:
     ) -> None:
         """Look at an UPDATE or DELETE, and note the statement that is to be sent instead.
 
+        :param compiler: of the statement.
         :param recording: of its compilation.
         :param statement: its text and parameters.
         :param columns: those that an UPDATE sets; ``None`` for DELETE.
@@ -195,7 +141,9 @@ class RowWrite:
         if not text:
             return Sent((sql, params))
         covers = self._cover(compiler, recording, where)
-        rewriting = Rewriting(self._session, self._keys, columns, covers, self._oldest)
+        set_ = [key for key in self._keys.keys if may_set(self._keys, columns, key)]
+        oldest = None if all(key in self._covers for key in set_) else self._oldest
+        rewriting = Rewriting(self._session, self._keys, columns, covers, oldest)
         if not covers or not self._counted or not sql.endswith(text):
             return rewriting.asked_afterwards((sql, params))
         of_text = tuple(outcome.params) if outcome else ()
@@ -331,7 +279,7 @@ class RowWrite:
             self._before = None
         changed = ChangedRows(self._keys)
         for key in self._keys.keys:
-            if not self._may_set(key):
+            if not may_set(self._keys, self._columns, key):
                 self._add(changed, key, self._after, self._covers.get(key))
             else:
                 self._add(changed, key, self._before, self._covers.get(key))
@@ -341,16 +289,13 @@ class RowWrite:
             columns -= set(self._keys.kinds)
         return effects_of_rows(changed, self._epoch, columns=columns, member=moved)
 
-    def _may_set(self, columns: Iterable[str]) -> bool:
-        return sets(self._keys, self._columns, columns)
-
     def _same_rows(self) -> bool:
         """Return whether the rows that were read before a statement are those that it has met.
 
         The condition may call functions, and time may have passed.
         """
         primary = self._keys.primary
-        if not primary or self._may_set(primary):
+        if not primary or may_set(self._keys, self._columns, primary):
             return False
         places = [self._keys.columns().index(column) for column in primary]
 
@@ -363,7 +308,7 @@ class RowWrite:
         """Return whether a column of a key may have changed, or rows have come or gone."""
         if self._columns is None:
             return True
-        if not self._may_set(self._keys.kinds):
+        if not may_set(self._keys, self._columns, self._keys.kinds):
             return False
         before, after = self._before, self._after
         if before is None or after is None or not self._keys.primary or len(after) > MAX_WRITTEN:
@@ -397,11 +342,6 @@ class RowWrite:
 def _rows(cursor: Any, sql: str, params: Any) -> list[Any]:
     cursor.execute(sql, params)
     return list(cursor.fetchmany(MAX_WRITTEN + 1)) if cursor.description else []
-
-
-def _known(names: Sequence[str | None], row: Sequence[Any]) -> dict[str, Any]:
-    """Return the values of a row that was returned, by the columns they are of."""
-    return {name: value for name, value in zip(names, row, strict=False) if name is not None}
 
 
 _ADDED_IS_WRONG = ("42", "0A", "54", "22021", "22P05")
