@@ -17,9 +17,7 @@ from django.db import connection, connections
 
 from cachalot.api import cachalot_disabled
 from cachalot.conf import current
-from cachalot.core.keys import name_of
 from cachalot.core.steps import Add, Create, Done, GetMany, Mark, SetMany, is_entry
-from cachalot.core.tags import EPOCH
 from cachalot.engine import switch
 from cachalot.engine.caches import query_cache
 from cachalot.engine.guard import Guard
@@ -107,22 +105,12 @@ _KINDS = {GetMany: "LOOK", Add: "ADD", Create: "CREATE", Mark: "MARK", Done: "DO
 
 
 def kind_of(step: Any) -> str:
-    """The name of a step in the protocol; FACT for what is learned about the schema, once in a process."""
+    """The name of a step in the protocol."""
     if step == GetMany((switch.KEY,)):
         return "SWITCH"
-    keys = _keys_in(step)[isinstance(step, Create) :]
-    if isinstance(step, (GetMany, SetMany, Create)) and all(map(_is_of_a_fact, keys)):
-        return "FACT"
     if isinstance(step, SetMany):
         return "FILL" if is_entry(step.lifetime) else "SET"
     return _KINDS[type(step)]
-
-
-_EPOCH = f":v:{name_of(EPOCH).hex()}"
-
-
-def _is_of_a_fact(key: str) -> bool:
-    return key.endswith(_EPOCH) or any(kind in key for kind in ("}:b:", "}:k:", "}:o:"))
 
 
 class Once:

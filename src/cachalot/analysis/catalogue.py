@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from cachalot.analysis import columns as columns_of
 from cachalot.analysis import versions
 from cachalot.analysis.rawsql import Kind, analyse
-from cachalot.analysis.relation import ENDS, LOOK_UPS, ODD, Relation, text
-from cachalot.analysis.schema import model_facts
+from cachalot.analysis.relation import ENDS, LOOK_UPS, Relation, text
 from cachalot.analysis.tablekeys import Columns
 from cachalot.analysis.volatility import unstable
 
@@ -74,11 +73,6 @@ class Catalogue:
         found.add(relation)
         row = self._look_up(relation)
         found.update(row.kin)
-        if not writing and not all(
-            self._collect(parent, found, depth - 1, writing=False)
-            for parent in sorted(_acting(relation, row))
-        ):
-            return False
         if row.kind != "view":
             return row.kind == "table" or (writing and row.kind in ENDS)
         if writing and (row.acts or self._connection.vendor == "sqlite"):
@@ -116,15 +110,6 @@ class Catalogue:
         look_up = columns_of.LOOK_UPS.get(self._connection.vendor)
         return Columns(False, {}) if look_up is None else self._ask(lambda cursor: look_up(cursor, table))
 
-    def odd(self, names: frozenset[str]) -> frozenset[str]:
-        """Return which of some relations may not be tables of their own, or not be rolled back.
-
-        :param names: canonical names.
-        :raises Exception: what the driver raises when the catalogue cannot be read.
-        """
-        look_up = ODD.get(self._connection.vendor)
-        return names if look_up is None else names & self._ask(lambda cursor: look_up(cursor, names))
-
     def readable(self, table: str) -> tuple[bool, int | None]:
         """Return what a statement of PostgreSQL may return of a table; see :func:`versions.readable`."""
         return self._ask(lambda cursor: versions.readable(cursor, table))
@@ -139,14 +124,6 @@ class Catalogue:
         if self._connection.vendor != "postgresql" or not functions:
             return functions
         return functions - self._ask(lambda cursor: _harmless_postgresql(cursor, functions))
-
-
-def _acting(relation: str, row: Relation) -> frozenset[str]:
-    """Return the tables whose writes have the database change a relation, unless their models say so."""
-    told = model_facts().deleted_with
-    return row.changed_with.union(
-        parent for parent in row.deleted_with if relation not in told.get(parent, ())
-    )
 
 
 def asked(connection: BaseDatabaseWrapper, question: Callable[[Any], Answer]) -> Answer:

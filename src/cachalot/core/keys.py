@@ -107,10 +107,6 @@ class Namespace:
         """Return the key of what the catalogue says about a relation."""
         return f"{self.root}:b:{digest(name.encode()).hex()}"
 
-    def odd(self, names: str) -> str:
-        """Return the key of what the catalogue says about which of some tables are odd."""
-        return f"{self.root}:o:{digest(names.encode()).hex()}"
-
     def columns(self, table: str) -> str:
         """Return the key of what the catalogue says about the columns of a table."""
         return f"{self.root}:k:{digest(table.encode()).hex()}"

@@ -138,7 +138,7 @@ class QueryCache:
         answer = self._ask(session, query, config, entry=False)
         decision = Decision.bypass(Reason.UNCOMMITTED)
         if answer.stamp is None:
-            return Lookup(decision, outdated=answer.found is Found.OUTDATED)
+            return Lookup(decision)
         mine = ticket_for(query, answer.stamp, transaction, shared=False)
         own = _own(transaction, query, answer)
         return Lookup(decision, ticket=mine) if own is None else own_result(own, mine)
@@ -161,7 +161,7 @@ class QueryCache:
             return Lookup(Decision.bypass(Reason.SNAPSHOT), ticket=mine)
         answer = self._ask(session, query, config, clock=transaction.clock)
         if answer.stamp is None:
-            return Lookup(decision_of(answer), ticket=mine, outdated=answer.found is Found.OUTDATED)
+            return Lookup(decision_of(answer), ticket=mine)
         if answer.found is Found.HIT and not transaction.pinned:
             # The database must choose the snapshot by a statement of its own, or it could not see later that
             # a row we served was changed by somebody else before this transaction writes it.

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from cachalot.analysis.odd import Odd
-    from cachalot.analysis.schema import ModelFacts
     from cachalot.analysis.shapes import Shape
     from cachalot.analysis.tablekeys import TableKeys
     from cachalot.conf import Config
@@ -53,7 +51,6 @@ class Facts:
     :ivar shapes: what statements depend on, by their texts; ``None`` for one that depends on its tables.
     :ivar readable: what a role, with its settings, may read of a table.
     :ivar queries: what queries depend on, by their names, on replicas apart.
-    :ivar odd: which tables are not what the models registered then say; ``None`` until that is known.
     """
 
     def __init__(self, config: Config, epoch: str, stamp: bytes) -> None:
@@ -64,7 +61,6 @@ class Facts:
         self.shapes: dict[str, Shape | None] = {}
         self.readable: dict[tuple[str, tuple[str, ...]], Readable] = {}
         self.queries: dict[tuple[str, bool], Query] = {}
-        self.odd: tuple[ModelFacts, Odd] | None = None
 
 
 _known: dict[tuple[str, str], Facts] = {}

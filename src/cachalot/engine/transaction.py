@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from cachalot.core.tags import NOTHING, Effects, Tag
 
 if TYPE_CHECKING:
-    from cachalot.analysis.odd import Odd
     from cachalot.engine.context import Snapshot
     from cachalot.engine.isolation import Level
 
@@ -65,7 +64,6 @@ class Transaction:
     :param real: whether the database itself has begun it.
     :param began_with: name of the savepoint that began it, in SQLite.
     :param level: an isolation level set for it alone.
-    :param odd: which tables are not what their models say, if its snapshot had to be asked.
     """
 
     frames: list[Frame]
@@ -78,7 +76,6 @@ class Transaction:
     real: bool = True
     began_with: str | None = None
     level: Level | None = None
-    odd: Odd | None = None
     _bytes: int = 0
     _by_table: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
 

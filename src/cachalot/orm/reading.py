@@ -24,14 +24,13 @@ from cachalot.engine.caches import query_cache
 from cachalot.engine.lookups import Lookup, Query
 from cachalot.observe.events import ReadEvent, emit, wanted
 from cachalot.orm import auditing, results, tablekeys
-from cachalot.orm.relations import odd_relations, tables_behind
+from cachalot.orm.relations import tables_behind
 from cachalot.stores.base import StoreAway
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cachalot.engine.cache import QueryCache
-    from cachalot.engine.facts import Facts
     from cachalot.engine.session import Session
 
 logger = logging.getLogger("cachalot")
@@ -114,10 +113,6 @@ def plan(session: Session, cache: QueryCache, request: Request, config: Config) 
         if behind is None:
             return Decision.bypass(Reason.UNKNOWN_RELATION, ", ".join(sorted(text.relations)))
         tables |= behind
-    known = tablekeys.known_facts(session, cache, config)
-    odd = odd_relations(session, cache, known, config)
-    if tables & odd.refused:
-        return Decision.bypass(Reason.UNKNOWN_RELATION, ", ".join(sorted(tables & odd.refused)))
     policy = policy_of(tables, config)
     if not policy.enabled:
         return Decision.bypass(Reason.TABLE, ", ".join(sorted(tables)))
@@ -130,23 +125,17 @@ def plan(session: Session, cache: QueryCache, request: Request, config: Config) 
     name = key.hex()
     if config.query_keygen is not None:
         name = f"{digest(str(config.query_keygen(request.compiler)).encode()).hex()}:{name}"
-    needs = dependencies(odd.around(tables) if odd else tables)
-    signs = {} if known is None else {EPOCH: known.epoch}
-    query = Query(key, name, needs, context, policy, session.is_replica(config), signs)
-    if known is None or policy.granularity != "row" or not tablekeys.is_fine(cache, config):
-        return query
-    return _refined(session, cache, known, request, query, config)
+    query = Query(key, name, dependencies(tables), context, policy, session.is_replica(config))
+    return _refined(session, cache, request, query, config)
 
 
-def _refined(
-    session: Session, cache: QueryCache, known: Facts, request: Request, query: Query, config: Config
-) -> Query:
+def _refined(session: Session, cache: QueryCache, request: Request, query: Query, config: Config) -> Query:
     """Let a query depend on rows and columns, as far as they are known.
 
     :raises StoreAway: the cache does not answer.
     """
     try:
-        return _finer(session, cache, known, request, query, config)
+        return _finer(session, cache, request, query, config)
     except StoreAway:
         raise
     except Exception:
@@ -155,9 +144,10 @@ def _refined(
         return query
 
 
-def _finer(
-    session: Session, cache: QueryCache, known: Facts, request: Request, query: Query, config: Config
-) -> Query:
+def _finer(session: Session, cache: QueryCache, request: Request, query: Query, config: Config) -> Query:
+    known = tablekeys.facts_of(session, cache, config) if query.policy.granularity == "row" else None
+    if known is None:
+        return query
     place = (query.name, query.replica)
     kept = known.queries.get(place)
     if kept is not None:
@@ -167,8 +157,9 @@ def _finer(
         return query
     tags = shape.tags(request.params)
     behind = query.tables() - {tag.table for tag in tags}
-    signed = {whole_of(keys.table): SIGN + keys.sign for keys in shape.keys if whole_of(keys.table) in tags}
-    signs = {**query.signs, **signed}
+    signs = {whole_of(keys.table): SIGN + keys.sign for keys in shape.keys if whole_of(keys.table) in tags}
+    if signs:
+        signs[EPOCH] = known.epoch
     parts = shape.dynamic(tags)
     loose = tuple(dict.fromkeys(any_of(part.table) for part in parts))
     tags = (*tags, *map(any_of, sorted(behind)), *loose)
@@ -189,15 +180,18 @@ def answer(session: Session, request: Request) -> Any:
     cache = query_cache(config.cache)
     if cache is None:
         return request.run()
-    query = _planned(session, cache, request, config)
+    try:
+        query = plan(session, cache, request, config)
+    except StoreAway as error:
+        query = Decision.bypass(Reason.CACHE_AWAY, str(error))
     if isinstance(query, Decision):
-        return _uncached(session, request, query)
+        try:
+            return request.run()
+        finally:
+            report(session, query, request.sql, _NO_TABLES, request.started)
     lookup = cache.look(session, query, config)
     if lookup.outdated:
-        anew = _looked_anew(session, cache, request, query, config)
-        if isinstance(anew, Decision):
-            return _uncached(session, request, anew)
-        query, lookup = anew
+        query, lookup = _looked_anew(session, cache, request, query, config)
     lookup = _refreshed(lookup)
     if lookup.frames is not None:
         return _served(session, cache, request, query, lookup)
@@ -208,33 +202,18 @@ def answer(session: Session, request: Request) -> Any:
     return _run_in_turn(session, cache, request, query, lookup)
 
 
-def _planned(session: Session, cache: QueryCache, request: Request, config: Config) -> Query | Decision:
-    """Return the query to look for, or why there is none."""
-    try:
-        return plan(session, cache, request, config)
-    except StoreAway as error:
-        return Decision.bypass(Reason.CACHE_AWAY, str(error))
-
-
-def _uncached(session: Session, request: Request, decision: Decision) -> Any:
-    """Ask the database, and say why."""
-    try:
-        return request.run()
-    finally:
-        report(session, decision, request.sql, _NO_TABLES, request.started)
-
-
 def _looked_anew(
     session: Session, cache: QueryCache, request: Request, query: Query, config: Config
-) -> tuple[Query, Lookup] | Decision:
+) -> tuple[Query, Lookup]:
     """Look again, after the schema has changed or another release has written to the tables of a query."""
     root = session.namespace(config).root
     facts.forget(cache.alias, root)
     for _ in range(2):
-        planned = _planned(session, cache, request, config)
-        if isinstance(planned, Decision):
-            return planned
-        query, lookup = planned, cache.look(session, planned, config)
+        try:
+            query = _refined(session, cache, request, _coarse(query), config)
+        except StoreAway:
+            break
+        lookup = cache.look(session, query, config)
         if not lookup.outdated:
             return query, lookup
         facts.disagreed(root, query.tables())
@@ -245,8 +224,7 @@ def _looked_anew(
 
 def _coarse(query: Query) -> Query:
     """Let a query depend on its tables and nothing finer."""
-    signs = {tag: sign for tag, sign in query.signs.items() if tag == EPOCH}
-    return replace(query, tags=dependencies(query.tables()), signs=signs, loose=(), keys=None)
+    return replace(query, tags=dependencies(query.tables()), signs={}, loose=(), keys=None)
 
 
 def _served(session: Session, cache: QueryCache, request: Request, query: Query, lookup: Lookup) -> Any:

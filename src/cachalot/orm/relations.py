@@ -1,4 +1,4 @@
-"""Relations that no managed model owns, or that are not its table: asks the catalogue once per schema.
+"""Relations that no managed model owns: asks the catalogue once per state of the schema.
 
 What the catalogue says is kept, in this process and in the cache, for the token of the epoch under which it
 was read. DDL, wherever it is committed, gives the epoch a new token, so a redefined view is looked up again;
@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cachalot.analysis.catalogue import Behind, Catalogue
-from cachalot.analysis.odd import Odd, odd_of
 from cachalot.analysis.schema import model_facts, vouched_for
 from cachalot.core import protocol
 from cachalot.core.keys import draw
@@ -24,7 +23,6 @@ from cachalot.stores.base import StoreAway
 if TYPE_CHECKING:
     from cachalot.conf import Config
     from cachalot.engine.cache import QueryCache
-    from cachalot.engine.facts import Facts
     from cachalot.engine.session import Session
 
 MAX_KEPT = 10_000
@@ -75,74 +73,6 @@ def with_relations(session: Session, effects: Effects, config: Config) -> Effect
             return EVERYTHING
         tables |= behind.writing
     return effects | Effects(frozenset(tables))
-
-
-def odd_relations(session: Session, cache: QueryCache, facts: Facts | None, config: Config) -> Odd:
-    """Return which tables of a database are not what their managed models say.
-
-    :param facts: what is known about the database.
-    :raises StoreAway: the cache does not answer.
-    """
-    models = model_facts()
-    if facts is not None and facts.odd is not None and facts.odd[0] is models:
-        return facts.odd[1]
-    names = frozenset(table for table in models.managed if not vouched_for(table, config))
-    found = None if facts is None else _odd_names(session, cache, facts, names, config)
-    if facts is None or found is None:
-        return _odd_in_snapshot(session, cache, names, config)
-    odd = odd_of({name: _behind_if_known(session, cache, name, config) for name in found})
-    facts.odd = (models, odd)
-    return odd
-
-
-def _odd_names(
-    session: Session, cache: QueryCache, facts: Facts, names: frozenset[str], config: Config
-) -> frozenset[str] | None:
-    """Return which tables are odd, ``None`` if the catalogue cannot be believed just now."""
-    key = session.namespace(config).odd(" ".join(sorted(names)))
-    kept = cache.kept_fact(key, facts.stamp)
-    if kept is not None:
-        return frozenset(kept)
-    if session.sees_another_schema() or session.aborted() or session.is_replica(config):
-        return None
-    try:
-        found = _catalogue(session, cache, config).odd(names)
-    except Exception:  # noqa: BLE001 - a catalogue that cannot be read says nothing
-        return None
-    cache.keep_fact(key, facts.stamp, sorted(found))
-    return found
-
-
-def _behind_if_known(session: Session, cache: QueryCache, relation: str, config: Config) -> Behind | None:
-    try:
-        return _behind(session, cache, relation, config)
-    except NotAskedError:
-        return None
-
-
-def _odd_in_snapshot(session: Session, cache: QueryCache, names: frozenset[str], config: Config) -> Odd:
-    """Ask the catalogue as it is in the snapshot in which the rows are read, for this transaction alone."""
-    transaction = session.transaction()
-    if transaction is not None and transaction.odd is not None:
-        return transaction.odd
-    if transaction is not None and transaction.written().everything:
-        return Odd()  # it has changed the schema: nothing that it reads is kept
-    try:
-        catalogue = _catalogue(session, cache, config)
-        odd = odd_of({name: catalogue.behind(name) for name in catalogue.odd(names)})
-    except Exception:  # noqa: BLE001 - a catalogue that cannot be read says nothing
-        return Odd(refused=names)
-    if transaction is not None:
-        transaction.odd = odd
-    return odd
-
-
-def _catalogue(session: Session, cache: QueryCache, config: Config) -> Catalogue:
-    """Return the catalogue of a connection, which is opened if it is not."""
-    if session.connection.connection is None:
-        session.connection.ensure_connection()
-    cache.before_statement(session, config)
-    return Catalogue(session.connection, config)
 
 
 def may_write(session: Session, functions: frozenset[str], config: Config) -> bool:
@@ -209,6 +139,8 @@ def _look_up(session: Session, cache: QueryCache, relation: str, config: Config)
     if session.is_replica(config):
         raise NotAskedError("a replica may not know the last change of the schema yet")
     try:
-        return _catalogue(session, cache, config).behind(relation)
+        session.connection.ensure_connection()
+        cache.before_statement(session, config)
+        return Catalogue(session.connection, config).behind(relation)
     except Exception as error:
         raise NotAskedError from error

@@ -45,18 +45,12 @@ def is_fine(cache: QueryCache, config: Config) -> bool:
 
 
 def facts_of(session: Session, cache: QueryCache, config: Config) -> Facts | None:
-    """Return what is known about the rows of a database; ``None`` if they are not told apart, just now.
-
-    :raises StoreAway: the cache does not answer.
-    """
-    return known_facts(session, cache, config) if is_fine(cache, config) else None
-
-
-def known_facts(session: Session, cache: QueryCache, config: Config) -> Facts | None:
     """Return what is known about the database of a session; ``None`` if nothing can be, just now.
 
     :raises StoreAway: the cache does not answer.
     """
+    if not is_fine(cache, config):
+        return None
     space = session.namespace(config)
     known = facts_.known(cache.alias, space.root, config)
     if known is not None:
