@@ -26,9 +26,6 @@ _BEGIN = {"postgresql": "BEGIN", "mysql": "BEGIN", "sqlite": "BEGIN IMMEDIATE"}
 _KEPT = "_cachalot_alone"
 """What has run is kept by it, whatever an execute wrapper asks the driver itself behind it."""
 
-_IDLE = 0
-"""libpq's PQTRANS_IDLE."""
-
 
 class Alone:
     """The transaction of one write.
@@ -91,7 +88,7 @@ class Alone:
         try:
             finish()
         except BaseException:
-            self.begun = kept and not _idle(self._session)
+            self.begun = kept and not self._session.idle()
             if not self.begun:
                 roll_back(self._session)
             raise
@@ -139,7 +136,7 @@ def possible(session: Session) -> bool:
         return False  # the statements of other threads would be in it
     if session.settings.unknown:
         return False  # a procedure may have begun one, SQLite would lock databases that are attached
-    return connection.connection is None or (connection.autocommit and _idle(session))
+    return connection.connection is None or (connection.autocommit and session.idle())
 
 
 def commit(session: Session) -> None:
@@ -157,21 +154,11 @@ def roll_back(session: Session) -> None:
     """Roll it back, if it is there; where that fails Django is told to look at the connection."""
     connection = session.connection
     try:
-        if connection.connection is not None and (connection.vendor == "mysql" or not _idle(session)):
+        if connection.connection is not None and (connection.vendor == "mysql" or not session.idle()):
             _execute(session, "ROLLBACK")
     except Exception:  # noqa: BLE001 - the error that was the reason is raised
         connection.errors_occurred = True
     session.rolled_back()
-
-
-def _idle(session: Session) -> bool:
-    """Return whether the driver has no transaction, no COPY and no pipeline under way, as far as it knows."""
-    connection = session.connection
-    if connection.vendor == "sqlite":
-        return not connection.connection.in_transaction
-    if connection.vendor != "postgresql":
-        return True
-    return int(connection.connection.info.transaction_status) == _IDLE
 
 
 def _execute(session: Session, text: str) -> None:

@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("cachalot")
 
-_IDLE = 0
-"""libpq's PQTRANS_IDLE."""
-
 MAX_STUCK = 10_000
 
 
@@ -201,16 +198,10 @@ def between_transactions(session: Session) -> bool:
 
 
 def _quiet(session: Session) -> bool:
-    """Return whether the driver has nothing under way: no transaction, no COPY, no pipeline."""
-    connection = session.connection
-    driver = connection.connection
-    if connection.in_atomic_block or session.broken() or session.answers_later() or session.level_pending:
+    """Return whether nothing is under way on a connection, and nothing is about to be."""
+    if session.connection.in_atomic_block or session.broken():
         return False
-    if driver is None:
-        return True
-    if connection.vendor == "postgresql":
-        return int(driver.info.transaction_status) == _IDLE
-    return not getattr(driver, "in_transaction", False)
+    return not session.answers_later() and not session.level_pending and session.idle()
 
 
 def _in_test_case(session: Session) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakSet, ref
@@ -21,25 +20,23 @@ from django.db.backends.signals import connection_created
 from cachalot.analysis.params import UnencodableParameter, encode_param
 from cachalot.analysis.rawsql import Kind
 from cachalot.core.keys import Namespace, digest
-from cachalot.core.tags import NOTHING, Effects
 from cachalot.engine import isolation, scopes
 from cachalot.engine.context import SessionContext
 from cachalot.engine.identity import entry_identity, namespace, primary_of
 from cachalot.engine.isolation import Level
 from cachalot.engine.transaction import Frame, Transaction
+from cachalot.engine.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from django.db.backends.base.base import BaseDatabaseWrapper
 
     from cachalot.analysis.rawsql import Statement
-    from cachalot.analysis.trace import Trace
     from cachalot.conf import Config
-    from cachalot.engine.alone import Alone
+    from cachalot.core.tags import Effects
 
+_IDLE = 0
 _IN_ERROR = 3
-_KNOWN_STATES = frozenset({0, 2, _IN_ERROR})
+_KNOWN_STATES = frozenset({_IDLE, 2, _IN_ERROR})
 """libpq's PQTRANS_IDLE, PQTRANS_INTRANS and PQTRANS_INERROR: the server has answered."""
 
 _WITHOUT_SETTINGS = frozenset({"django", "cachalot"})
@@ -50,32 +47,6 @@ _altered: WeakSet[Any] = WeakSet()
 
 _HIDDEN_BEGINNING = re.compile(r"\b(?:attach|read_uncommitted|temp|temporary)\b", re.IGNORECASE)
 """What an ``init_command`` may do that makes other tables, or rows nobody has committed, visible."""
-
-
-class Work(threading.local):
-    """What the ORM is doing on a connection at this moment; a shared connection has one for each thread.
-
-    :ivar expected: texts of statements of the ORM that the cursor will see.
-    :ivar reading: how many reads of the ORM are under way, one inside the other.
-    :ivar writing: how many writes of the ORM are under way, one inside the other.
-    :ivar trace: of the statement that is being compiled.
-    :ivar surprises: what the text of a write has shown that was not known before.
-    :ivar row_writes: what runs a statement of the ORM and learns about its rows, by the text.
-    :ivar alone: the transaction of the write under way, if it has one of its own.
-    :ivar rewritten: the cursor of the driver that was last given more than Django has written.
-    :ivar sending: sends the next statement that reaches a cursor, if that is one of the ORM.
-    """
-
-    def __init__(self) -> None:
-        self.expected: frozenset[str] = frozenset()
-        self.reading = 0
-        self.writing = 0
-        self.trace: Trace | None = None
-        self.surprises = NOTHING
-        self.row_writes: dict[str, Any] = {}
-        self.alone: Alone | None = None
-        self.rewritten: ref[Any] | None = None
-        self.sending: Callable[[Callable[[Any, Any], Any], Any, tuple[Any, Any]], Any] | None = None
 
 
 class _Identity(NamedTuple):
@@ -412,6 +383,15 @@ class Session:
                 driver.ping()
                 return True
         return False
+
+    def idle(self) -> bool:
+        """Return whether the driver knows of nothing under way: no transaction, no COPY, no pipeline."""
+        driver = self.connection.connection
+        if driver is None:
+            return True
+        if self.connection.vendor == "postgresql":
+            return int(driver.info.transaction_status) == _IDLE
+        return not getattr(driver, "in_transaction", False)
 
     def aborted(self) -> bool:
         """Return whether PostgreSQL will roll the transaction back even if it is told to commit it."""
