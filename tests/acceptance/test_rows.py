@@ -201,6 +201,17 @@ def test_row_that_moves_ends_old_and_new(shelf):
     ends(lambda: by(pk=book.pk).update(author=two), ended=[by(author=one), by(author=two)], spared=spared)
 
 
+@pytest.mark.databases("sqlite", "postgresql")
+def test_value_that_is_set_again(shelf):
+    """A foreign key that is set to what it was changes no row, and no list."""
+    one, two, _three = shelf
+    book = Book.objects.get(author=one)
+    lists = [by(author=author) for author in (one, two)]
+    rows = by(pk=book.pk)
+    ends(lambda: rows.update(author=one), ended=[], spared=[*lists, rows, Book.objects.values("author")])
+    ends(lambda: rows.update(author=two), ended=[*lists, rows, Book.objects.values("author")], spared=[])
+
+
 def test_instance_that_is_out_of_date(shelf):
     """What an object says of its row is not believed: the row was somewhere else meanwhile."""
     one, two, three = shelf
