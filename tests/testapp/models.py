@@ -286,17 +286,21 @@ class Old(models.Model):
 
 if django.VERSION >= (5, 0):
 
+    def computed_area(**options):
+        """A column that the database computes from two others."""
+        return models.GeneratedField(
+            expression=models.F("width") * models.F("height"),
+            output_field=models.IntegerField(),
+            db_persist=True,
+            **options,
+        )
+
     class Pane(models.Model):
         """Its unique column is computed from two others."""
 
         width = models.IntegerField()
         height = models.IntegerField()
-        area = models.GeneratedField(
-            expression=models.F("width") * models.F("height"),
-            output_field=models.IntegerField(),
-            db_persist=True,
-            unique=True,
-        )
+        area = computed_area(unique=True)
 
     class Asking(models.Model):
         """Its text comes from the database."""
@@ -330,11 +334,7 @@ if django.VERSION >= (5, 0):
 
         width = models.IntegerField()
         height = models.IntegerField()
-        area = models.GeneratedField(
-            expression=models.F("width") * models.F("height"),
-            output_field=models.IntegerField(),
-            db_persist=True,
-        )
+        area = computed_area()
 
 
 if django.VERSION >= (5, 2):

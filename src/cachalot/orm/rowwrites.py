@@ -278,17 +278,19 @@ class RowWrite:
         if self._lost or (self._sent is not None and self._sent.before is not None and not self._same_rows()):
             self._before = None
         changed = ChangedRows(self._keys)
-        if self._changes_nothing():
-            return effects_of_rows(changed, self._epoch, columns=frozenset(), member=False)
+        moved, columns = self._moved(), self._columns
+        if columns is not None and not moved:
+            columns -= set(self._keys.kinds)
+            if not columns | self._keys.generated:
+                # Keys were set to what they were. Columns of the system, which change all the same, are read
+                # by those who depend on all writes to the table.
+                return effects_of_rows(changed, self._epoch, columns=columns, member=False)
         for key in self._keys.keys:
             if not may_set(self._keys, self._columns, key):
                 self._add(changed, key, self._after, self._covers.get(key))
             else:
                 self._add(changed, key, self._before, self._covers.get(key))
                 self._add(changed, key, self._after, None)
-        moved, columns = self._moved(), self._columns
-        if columns is not None and not moved:
-            columns -= set(self._keys.kinds)
         return effects_of_rows(changed, self._epoch, columns=columns, member=moved)
 
     def _same_rows(self) -> bool:
@@ -305,14 +307,6 @@ class RowWrite:
             return sorted(repr([row[place] for place in places]) for row in rows)
 
         return keys(self._before or []) == keys(self._after or [])
-
-    def _changes_nothing(self) -> bool:
-        """Return whether an UPDATE sets columns of keys alone, and these to what they were.
-
-        Who reads columns of the system, which change all the same, depends on all writes to the table.
-        """
-        columns, keys = self._columns, self._keys
-        return columns is not None and columns <= set(keys.kinds) and not keys.generated and not self._moved()
 
     def _moved(self) -> bool:
         """Return whether a column of a key may have changed, or rows have come or gone."""
